@@ -1,0 +1,127 @@
+"""Run programs, and find and end those that run, by what they are and not by a number that may be reused."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from localcluster import console
+from localcluster.errors import CommandFailed, NotReady, tail
+
+
+def run(argv: Sequence[str], *, input: str | None = None, timeout: float = 60) -> str:
+    """Run a short program and return its output; raise CommandFailed with what it said on stderr."""
+    done = attempt(argv, input=input, timeout=timeout)
+    if done.returncode:
+        raise CommandFailed(f"`{' '.join(argv)}` ended with {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def attempt(argv: Sequence[str], *, input: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run a short program that may fail."""
+    return subprocess.run(argv, input=input, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def run_long(
+    what: str, argv: Sequence[str], log: Path, *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> None:
+    """Run a program that takes its time: output to a log, a line every few seconds, its whole group killed on Ctrl-C."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as out:
+        program = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, cwd=cwd, start_new_session=True
+        )
+    try:
+        with console.heartbeat(what, lambda: _latest(log)) as wait:
+            while program.poll() is None:
+                wait()
+    finally:
+        if program.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(program.pid, signal.SIGKILL)
+            program.wait()
+    if program.returncode:
+        raise CommandFailed(f"{what}: `{argv[0]}` ended with {program.returncode}.", log=log)
+
+
+def _latest(log: Path) -> str:
+    lines = [line for line in tail(log) if line.strip()]
+    return lines[-1].strip()[:110] if lines else ""
+
+
+def wait_until(
+    what: str,
+    ready: Callable[[], bool],
+    *,
+    timeout: float,
+    check: Callable[[], None] = lambda: None,
+    log: Path | None = None,
+) -> None:
+    """Poll until ready; `check` may raise at any time, to end a wait that has become hopeless."""
+    end = time.monotonic() + timeout
+    with console.heartbeat(f"waiting for {what}") as wait:
+        while not ready():
+            check()
+            if time.monotonic() > end:
+                raise NotReady(f"{what} did not happen within {timeout:.0f} s.", log=log)
+            wait()
+
+
+def find(executable: Path | str, *, argument: str = "", namespace: str = "") -> list[int]:
+    """Return the living processes that run this very file.
+
+    Args:
+        executable: Absolute path, as the kernel reports it.
+        argument: Text that must appear in the command line.
+        namespace: A pid namespace, as `pid_namespace` returns it.
+    """
+    return [
+        pid
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+        if _link(f"/proc/{pid}/exe") in (str(executable), f"{executable} (deleted)")
+        and argument in _command_line(pid)
+        and namespace in ("", pid_namespace(pid))
+    ]
+
+
+def pid_namespace(pid: int) -> str:
+    """Return the identity of a process's pid namespace; empty when the process is gone."""
+    return _link(f"/proc/{pid}/ns/pid")
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def end(pids: Sequence[int], number: signal.Signals, *, timeout: float = 10) -> bool:
+    """Send a signal and wait; tell whether all are gone."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+    deadline = time.monotonic() + timeout
+    while any(alive(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

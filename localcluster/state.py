@@ -1,0 +1,129 @@
+"""Where things lie: one state folder, and who may change it at a time."""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from localcluster import console
+
+DEFAULT_DIR = "/var/lib/finetune-localcluster"  # short, for unix sockets; not an overlay, for containerd
+SOURCE = Path(__file__).parent
+REPOSITORY = SOURCE.parent
+GO_MODULES = ("kubernetes", "etcd", "tools")
+
+
+def modules_hash() -> str:
+    """Return a short hash of every go.mod and go.sum: other versions are other binaries."""
+    digest = hashlib.sha256()
+    for module in GO_MODULES:
+        for name in ("go.mod", "go.sum"):
+            digest.update((SOURCE / "go" / module / name).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The state folder and what is in it.
+
+    Attributes:
+        root: The folder; `LOCALCLUSTER_DIR` when set.
+    """
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> "Paths":
+        """Return the paths for this environment."""
+        return cls(Path(os.environ.get("LOCALCLUSTER_DIR") or DEFAULT_DIR).absolute())
+
+    @property
+    def bin(self) -> Path:
+        """Binaries built from the Go modules as they are now."""
+        return self.root / "bin" / modules_hash()
+
+    @property
+    def images(self) -> Path:
+        """Image builds: layer store, layouts, base root."""
+        return self.root / "images"
+
+    @property
+    def store(self) -> Path:
+        """containerd's images; kept by `down`."""
+        return self.root / "containerd"
+
+    @property
+    def run(self) -> Path:
+        """One life of the cluster; removed by `down`."""
+        return self.root / "run"
+
+    @property
+    def log(self) -> Path:
+        """One log per program, and `audit.jsonl`."""
+        return self.run / "log"
+
+    @property
+    def failed_logs(self) -> Path:
+        """The logs of the last `up` that failed."""
+        return self.root / "logs-last-failure"
+
+    @property
+    def build_logs(self) -> Path:
+        """Logs of builds: binaries and images."""
+        return self.root / "logs-build"
+
+    @property
+    def pki(self) -> Path:
+        """Keys and certificates of this life."""
+        return self.run / "pki"
+
+    @property
+    def conf(self) -> Path:
+        """Configuration files, written anew by each `up`."""
+        return self.run / "conf"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig."""
+        return self.conf / "admin.kubeconfig"
+
+    @property
+    def audit(self) -> Path:
+        """The API server's audit log, one JSON object a line."""
+        return self.log / "audit.jsonl"
+
+    @property
+    def containerd_socket(self) -> Path:
+        """Where containerd answers, from outside the node too."""
+        return self.run / "containerd.sock"
+
+    @property
+    def init(self) -> Path:
+        """The pause binary; as a process of the machine it is the node's PID 1."""
+        return self.root / "bin" / "pause"
+
+    @property
+    def s3(self) -> Path:
+        """The S3 server's folder: `data/` and its credentials."""
+        return self.run / "s3"
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the state folder alone; wait, and say so, while another command works in it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "lock").open("a") as lock:
+            with console.heartbeat(f"waiting for another localcluster command to leave {self.root}", first=0.5) as wait:
+                while not _try_lock(lock.fileno()):
+                    wait()
+            yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
