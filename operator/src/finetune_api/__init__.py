@@ -1,0 +1,4 @@
+"""The contract: what a FineTuneJob is, what the trainer is told, and how a run ends.
+
+Imports pydantic, yaml and the standard library, nothing else, so that every other part can stand on it.
+"""

@@ -1,0 +1,115 @@
+"""The building blocks of the API types: the base class, cross-field rules, and the strings with a form of their own.
+
+A rule is written once and judged twice: as CEL by the API server, as a Python predicate outside a cluster.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One `x-kubernetes-validations` entry and the same law in Python.
+
+    https://kubernetes.io/docs/reference/using-api/cel/
+    """
+
+    cel: str
+    holds: Callable[[Any], bool]
+    """Called with the validated model instance."""
+    message: str
+    """Names the field and the remedy, as seen from the object that carries the rule."""
+    field: str = ""
+    """The field at fault, camelCase, relative to the object that carries the rule."""
+
+
+class Object(BaseModel):
+    """A JSON object of the API: camelCase on the wire, no unknown fields, no coercion, as the API server judges."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+    )
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _judge_rules(self) -> Self:
+        for rule in self.rules:
+            if not rule.holds(self):
+                raise PydanticCustomError("rule", "{message}", {"message": rule.message, "field": rule.field})
+        return self
+
+
+DECIMAL = r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$"
+Decimal = Annotated[str, Field(pattern=DECIMAL, min_length=1, max_length=24)]
+"""A non-negative decimal number in a string: JSON floats do not survive every client unchanged."""
+
+NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+ObjectName = Annotated[str, Field(pattern=NAME, min_length=1, max_length=63)]
+
+_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
+
+
+def _quantity(value: object) -> str:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not re.match(_QUANTITY, text):
+        raise PydanticCustomError("quantity", "should be a quantity such as 500m, 2 or 8Gi")
+    return text
+
+
+Quantity = Annotated[
+    str,
+    BeforeValidator(_quantity),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": _QUANTITY, "maxLength": 24}),
+]
+"""A Kubernetes resource quantity; a bare integer is allowed as everywhere in Kubernetes."""
+
+_BUCKET_KEY = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._=+@ /-]*)?"
+_CLAIM_PATH = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(/[A-Za-z0-9._=+@ /-]*)?"
+SOURCE_URI = rf"^(s3://{_BUCKET_KEY}|hf://[A-Za-z0-9][A-Za-z0-9._/-]*|pvc://{_CLAIM_PATH})$"
+TARGET_URI = rf"^(s3://{_BUCKET_KEY}|pvc://{_CLAIM_PATH})$"
+LOCAL = {"local": True}
+"""Validation context of runs outside a cluster: there, file:// URIs are allowed too."""
+
+
+def _uri(pattern: str, forms: str) -> Any:
+    compiled = re.compile(pattern)
+
+    def check(value: str, info: ValidationInfo) -> str:
+        local = isinstance(info.context, dict) and info.context.get("local")
+        if compiled.match(value) or (local and re.match(r"^file:///.+", value)):
+            return value
+        wanted = f"{forms} or file:///path" if local else forms
+        raise PydanticCustomError("uri", "'{value}' should be {wanted}", {"value": value, "wanted": wanted})
+
+    return AfterValidator(check)
+
+
+SourceURI = Annotated[
+    str,
+    _uri(SOURCE_URI, "s3://bucket/path, hf://owner/name or pvc://claim/path"),
+    Field(max_length=1024, json_schema_extra={"pattern": SOURCE_URI}),
+]
+TargetURI = Annotated[
+    str,
+    _uri(TARGET_URI, "s3://bucket/prefix or pvc://claim/path"),
+    Field(max_length=1024, json_schema_extra={"pattern": TARGET_URI}),
+]

@@ -1,0 +1,84 @@
+"""Every name that crosses a border: group, labels, annotations, paths, condition types and condition reasons."""
+
+from enum import StrEnum
+
+GROUP = "finetune.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "FineTuneJob"
+PLURAL = "finetunejobs"
+SINGULAR = "finetunejob"
+SHORT_NAME = "ftj"
+
+MANAGED_BY = "finetune-operator"
+"""Value of `app.kubernetes.io/managed-by` on every child; the operator lists and watches only what carries it."""
+
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+LABEL_JOB_NAME = f"{GROUP}/job"
+LABEL_JOB_UID = f"{GROUP}/uid"
+LABEL_STAGE = f"{GROUP}/stage"
+LABEL_ATTEMPT = f"{GROUP}/attempt"
+
+ANNOTATION_RUN_FILE = f"{GROUP}/run"
+"""The run file as JSON, on the pod template: an attempt is one object, so it is created or it is not."""
+
+MAX_NAME_LENGTH = 52
+"""A longer FineTuneJob name would not fit its Job (63) with the suffix `-<8 hex digits>` and the pod's own."""
+
+TRAINER_CONTAINER = "trainer"
+TRAINER_PORT = 8080
+"""PID 1 of the trainer serves `/progress` and `/metrics` here."""
+
+RUN_FILE_PATH = "/etc/finetune/run.json"
+WORK_DIR = "/work"
+TERMINATION_LOG = "/dev/termination-log"
+
+
+class Stage(StrEnum):
+    """The steps of a job; each is tried by attempts, and each attempt is one batch/v1 Job."""
+
+    TRAIN = "train"
+
+
+class Condition(StrEnum):
+    """Condition types of a FineTuneJob's status."""
+
+    SUCCEEDED = "Succeeded"
+    """The verdict: Unknown while active, then True or False for good. Its reason is what `kubectl get` shows."""
+    SUSPENDED = "Suspended"
+    RECONCILING = "Reconciling"
+    """True while the operator still has something to do (kstatus reads it as InProgress)."""
+    STALLED = "Stalled"
+    """True when nothing more will happen without a person (kstatus reads it as Failed)."""
+
+
+class ActiveReason(StrEnum):
+    """Reasons of `Succeeded=Unknown`: what the job is doing now."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    LOADING = "Loading"
+    TRAINING = "Training"
+    EVALUATING = "Evaluating"
+    PUBLISHING = "Publishing"
+    RETRYING = "Retrying"
+    SUSPENDED = "Suspended"
+
+
+class ClusterReason(StrEnum):
+    """Reasons that only the operator can see: evidence from Jobs, Pods and the API server, never a guess."""
+
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    UNSCHEDULABLE = "Unschedulable"
+    MISSING_SECRET = "MissingSecret"  # noqa: S105 - a reason, not a secret
+    MISSING_SERVICE_ACCOUNT = "MissingServiceAccount"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    NAME_CONFLICT = "NameConflict"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    PENDING_DEADLINE_EXCEEDED = "PendingDeadlineExceeded"
+    EVICTED = "Evicted"
+    NODE_LOST = "NodeLost"
+    JOB_DELETED = "JobDeleted"
+    INVALID_SPEC = "InvalidSpec"
+    UNKNOWN = "Unknown"
+    """The attempt failed and left no evidence why; the message says what was seen."""

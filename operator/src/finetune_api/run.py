@@ -1,0 +1,70 @@
+"""The run file: what the operator (or `finetune run`) writes and the trainer reads. Versioned, JSON, no secrets."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field
+
+from finetune_api.base import LOCAL, Object
+from finetune_api.names import Stage
+from finetune_api.v1alpha1 import Dataset, Evaluation, FineTuneJob, Method, Model, Output, Storage, Training
+
+
+class RunFile(Object):
+    """One attempt of one stage, complete: the trainer needs nothing else but credentials in its environment."""
+
+    version: Literal["finetune.dev/run/v1"] = "finetune.dev/run/v1"
+    """A trainer refuses a version it does not know."""
+    name: str
+    """Name of the FineTuneJob."""
+    namespace: str
+    """Namespace of the FineTuneJob; `local` outside a cluster."""
+    uid: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$", max_length=64)]
+    """Uid of the FineTuneJob: names its folder below `<output>/.finetune/`."""
+    stage: Annotated[Stage, Field(strict=False)] = Stage.TRAIN
+    """What this attempt does."""
+    attempt: Annotated[int, Field(ge=1)] = 1
+    """Counts from 1."""
+    processes: Annotated[int, Field(ge=1, le=16)] = 1
+    """Worker processes on this node: one per GPU, or one on the CPU."""
+    model: Model
+    """As in the spec."""
+    dataset: Dataset
+    """As in the spec."""
+    method: Method
+    """As in the spec."""
+    training: Training
+    """As in the spec."""
+    evaluation: Evaluation
+    """As in the spec."""
+    storage: Storage
+    """As in the spec."""
+    output: Output
+    """As in the spec."""
+
+    @staticmethod
+    def of(job: FineTuneJob, *, namespace: str, uid: str, attempt: int = 1) -> "RunFile":
+        """The run file of one attempt of `job`."""
+        spec = job.spec
+        return RunFile(
+            name=job.metadata.name,
+            namespace=namespace,
+            uid=uid,
+            attempt=attempt,
+            processes=max(1, spec.resources.gpus),
+            model=spec.model,
+            dataset=spec.dataset,
+            method=spec.method,
+            training=spec.training,
+            evaluation=spec.evaluation,
+            storage=spec.storage,
+            output=spec.output,
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read a run file; raises pydantic.ValidationError that names the field."""
+        return cls.model_validate_json(text, context=LOCAL)
+
+    def to_json(self) -> str:
+        """Render for the annotation or the file; the same job always gives the same bytes."""
+        return self.model_dump_json(by_alias=True, exclude_none=True)

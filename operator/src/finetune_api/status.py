@@ -1,0 +1,179 @@
+"""The status of a FineTuneJob: what the operator writes, and `kubectl get` shows."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from finetune_api.base import Object
+
+Time = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
+Short = Annotated[str, Field(max_length=64)]
+Name = Annotated[str, Field(max_length=253)]
+Message = Annotated[str, Field(max_length=4096)]
+Number = Annotated[int, Field(ge=0, le=9_007_199_254_740_991)]
+SignedDecimal = Annotated[str, Field(max_length=24)]
+
+MAX_ATTEMPTS_LISTED = 20
+"""Older attempts fall out of `status.attempts`; the counters stay right."""
+
+
+class StatusCondition(Object):
+    """A condition as in metav1.Condition."""
+
+    type: Annotated[str, Field(max_length=64)]
+    """What the condition is about."""
+    status: Literal["True", "False", "Unknown"]
+    """The verdict."""
+    reason: Annotated[str, Field(pattern=r"^[A-Za-z]([A-Za-z0-9]*)$", max_length=128)]
+    """Why, in one CamelCase word."""
+    message: Message = ""
+    """Why, in a sentence."""
+    last_transition_time: Time
+    """When status last changed."""
+    observed_generation: Annotated[int, Field(ge=0)]
+    """The generation of the spec that was judged."""
+
+
+class ProgressStatus(Object):
+    """Where the run is now."""
+
+    phase: Short = ""
+    """Loading, Training, Evaluating or Publishing."""
+    percentage: Short = ""
+    """Share of the steps done, for instance 62%; 100% only once the adapter is verified."""
+    step: Number = 0
+    """Optimizer steps done."""
+    total_steps: Number = 0
+    """Optimizer steps in all."""
+    loss: SignedDecimal | None = None
+    """Training loss of the last logged step."""
+    eta: Short | None = None
+    """Time left, for instance 4m10s."""
+    message: Annotated[str, Field(max_length=512)] = ""
+    """What the trainer is doing, in a sentence."""
+    updated_time: Time | None = None
+    """When the trainer said so."""
+
+
+class DatasetStatus(Object):
+    """What the trainer saw of the dataset."""
+
+    sha256: Short
+    """Of the training file as downloaded."""
+    rows: Number
+    """Training rows."""
+    evaluation_rows: Number
+    """Held-out rows."""
+    tokens: Number
+    """Tokens of the training rows."""
+    trained_tokens: Number
+    """Tokens that carry loss."""
+    dropped_rows: Number = 0
+    """Rows over training.maxLength."""
+
+
+class ArtifactStatus(Object):
+    """The published adapter, as read back from storage."""
+
+    uri: Annotated[str, Field(max_length=1024)]
+    """Where it is."""
+    manifest_sha256: Short
+    """Digest of manifest.json, which holds every file's own digest."""
+    bytes: Number
+    """Size of all files together."""
+    files: Number
+    """Number of files."""
+
+
+class EvaluationStatus(Object):
+    """Evaluation loss on the held-out rows: mean negative log-likelihood per trained token, in nats."""
+
+    loss_before: SignedDecimal | None = None
+    """Of the base model."""
+    loss_after: SignedDecimal | None = None
+    """With the adapter."""
+
+
+class MemoryStatus(Object):
+    """Memory of the trainer."""
+
+    peak_bytes: Number
+    """Largest resident size on the CPU, or largest allocation on the GPU."""
+
+
+class AttemptStatus(Object):
+    """One attempt: one batch/v1 Job."""
+
+    number: Annotated[int, Field(ge=1)]
+    """Counts from 1."""
+    stage: Short
+    """Which stage it tried."""
+    job_name: Name
+    """Its Job."""
+    start_time: Time | None = None
+    """When its Job was created."""
+    completion_time: Time | None = None
+    """When it ended."""
+    exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
+    """Exit code of the trainer."""
+    reason: Annotated[str, Field(max_length=128)] | None = None
+    """Why it ended."""
+    message: Message | None = None
+    """Why it ended, in a sentence."""
+    hint: Annotated[str, Field(max_length=1024)] | None = None
+    """What to do about it."""
+    step: Number | None = None
+    """Last step it reached."""
+    node_name: Name | None = None
+    """Where it ran."""
+
+
+class Status(Object):
+    """Written by the operator."""
+
+    observed_generation: Annotated[int, Field(ge=-1)] = -1
+    """The generation of the spec that this status speaks of; -1 until the operator has seen the object."""
+    conditions: Annotated[
+        list[StatusCondition],
+        Field(
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = []
+    """Succeeded, Suspended, Reconciling, Stalled."""
+    model_name: Annotated[str, Field(max_length=256)] | None = None
+    """Last part of spec.model.uri."""
+    attempt: Number | None = None
+    """Number of the newest attempt."""
+    job_name: Name | None = None
+    """Job of the newest attempt."""
+    start_time: Time | None = None
+    """When the first attempt was created."""
+    completion_time: Time | None = None
+    """When the verdict fell."""
+    progress: ProgressStatus | None = None
+    """Where the run is now."""
+    dataset: DatasetStatus | None = None
+    """What the trainer saw of the dataset."""
+    evaluation: EvaluationStatus | None = None
+    """Loss before and after."""
+    memory: MemoryStatus | None = None
+    """Memory of the trainer."""
+    artifact: ArtifactStatus | None = None
+    """The published adapter."""
+    attempts: Annotated[
+        list[AttemptStatus],
+        Field(
+            max_length=MAX_ATTEMPTS_LISTED,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]},
+        ),
+    ] = []
+    """The newest attempts, oldest first."""
+    failures: Number = 0
+    """Attempts that count against spec.retries."""
+    preemptions: Number = 0
+    """Times the run was interrupted by the cluster."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The status as the API server stores it: camelCase, unset fields left out."""
+        return self.model_dump(by_alias=True, exclude_none=True)
