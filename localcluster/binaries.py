@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localcluster import console, process, requirements
+from localcluster.errors import LocalClusterError
 from localcluster.state import SOURCE, Paths
 
 _VERSION_VARIABLES = "k8s.io/component-base/version"
@@ -102,7 +103,8 @@ def _stamps(module: Module) -> dict[str, str]:
 def _version(go_mod: str, dependency: str) -> dict[str, str]:
     """Return the version that a go.mod requires, without its v, in parts."""
     found = re.search(rf"^\s*(?:require )?{re.escape(dependency)} v((\d+)\.(\d+)\S*)", go_mod, re.MULTILINE)
-    assert found, f"go.mod requires no {dependency}"
+    if not found:
+        raise LocalClusterError(f"go.mod requires no {dependency}.")
     return dict(zip(("version", "major", "minor"), found.groups(), strict=True))
 
 

@@ -31,7 +31,7 @@ def remove(timeout: float = 10) -> list[Path]:
         for tree in left:
             for folder, _, _ in os.walk(tree, topdown=False):
                 with suppress(OSError):
-                    os.rmdir(folder)
+                    Path(folder).rmdir()
         time.sleep(0.05)
     return left
 

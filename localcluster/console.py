@@ -2,8 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 HEARTBEAT_SECONDS = 5.0
 _START = time.monotonic()
@@ -14,31 +13,30 @@ def say(message: str) -> None:
     print(f"[{time.monotonic() - _START:6.1f} s] {message}", file=sys.stderr, flush=True)
 
 
-@contextmanager
-def heartbeat(
-    what: str,
-    detail: Callable[[], str] = lambda: "",
-    *,
-    first: float = HEARTBEAT_SECONDS,
-    interval: float = HEARTBEAT_SECONDS,
-) -> Iterator[Callable[[], None]]:
-    """Yield a function to call in a waiting loop: it sleeps a little, and speaks when it has been quiet for long.
+class Heartbeat:
+    """For a loop that may take long: says what is going on when there has been nothing to read for a while.
 
     Args:
         what: What is going on.
-        detail: Asked each time for what is new.
+        detail: Asked before each line for what is new.
         first: Seconds of silence before the first line.
-        interval: Seconds between lines after that.
     """
-    began = time.monotonic()
-    due = began + first
 
-    def wait() -> None:
-        nonlocal due
+    def __init__(self, what: str, detail: Callable[[], str] = str, *, first: float = HEARTBEAT_SECONDS) -> None:
+        self._what = what
+        self._detail = detail
+        self._began = time.monotonic()
+        self._due = self._began + first
+
+    def beat(self) -> None:
+        """Speak if it is time."""
+        if (now := time.monotonic()) < self._due:
+            return
+        self._due = now + HEARTBEAT_SECONDS
+        news = self._detail()
+        say(f"{self._what} ({now - self._began:.0f} s){': ' + news if news else ''}")
+
+    def wait(self) -> None:
+        """Sleep a little, and speak if it is time."""
         time.sleep(0.05)
-        if (now := time.monotonic()) >= due:
-            due = now + interval
-            news = detail()
-            say(f"{what} ({now - began:.0f} s){': ' + news if news else ''}")
-
-    yield wait
+        self.beat()

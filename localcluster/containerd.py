@@ -64,7 +64,7 @@ def _start(node: Node) -> None:
     node.start([_program(), "--config", f"{node.paths.conf}/containerd.toml"])
     process.wait_until(
         "containerd to answer",
-        lambda: process.attempt(_ctr(node.paths, "version")).returncode == 0,
+        lambda: process.attempt(command(node.paths, "version")).returncode == 0,
         timeout=30,
         check=lambda: node.require(_program()),
         log=node.log(_program()),
@@ -77,10 +77,11 @@ def _forget_state(paths: Paths) -> None:
         shutil.rmtree(paths.store / folder, ignore_errors=True)
 
 
-def _ctr(paths: Paths, *arguments: str) -> list[str]:
+def command(paths: Paths, *arguments: str) -> list[str]:
+    """Return a ctr command line, in the namespace that Kubernetes uses."""
     return ["ctr", "--address", str(paths.containerd_socket), "--namespace", "k8s.io", *arguments]
 
 
-def ctr(paths: Paths, *arguments: str, timeout: float = 60) -> str:
-    """Run ctr in the namespace that Kubernetes uses."""
-    return process.run(_ctr(paths, *arguments), timeout=timeout)
+def ctr(paths: Paths, *arguments: str) -> str:
+    """Run ctr and return its output."""
+    return process.run(command(paths, *arguments))

@@ -103,11 +103,16 @@ def wait_for_api(node: Node) -> None:
     """Wait until the API server answers."""
     programs = (etcd(node.paths)[0], apiserver(node.paths)[0])
     ask = [f"{node.paths.bin}/kubectl", f"--kubeconfig={node.paths.kubeconfig}", "get", "--raw", "/readyz"]
+
+    def alive() -> None:
+        for program in programs:
+            node.require(program)
+
     process.wait_until(
         "the API server to be ready",
         lambda: process.attempt(ask).returncode == 0,
         timeout=120,
-        check=lambda: [node.require(program) for program in programs] and None,
+        check=alive,
         log=node.log("kube-apiserver"),
     )
 

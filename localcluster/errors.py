@@ -1,10 +1,10 @@
 """Everything that may go wrong here, as one tree.
 
 LocalClusterError            exit 1
-├── MissingRequirements      exit 2: this machine lacks something; nothing was started
-├── CommandFailed            exit 1: a program we ran ended badly; carries its last lines
-│   └── DaemonDied           exit 1: a program that should keep running ended
-└── NotReady                 exit 1: a program runs, but did not become ready in time
+├── MissingRequirementsError      exit 2: this machine lacks something; nothing was started
+├── CommandFailedError            exit 1: a program we ran ended badly; carries its last lines
+│   └── DaemonDiedError           exit 1: a program that should keep running ended
+└── NotReadyError                 exit 1: a program runs, but did not become ready in time
 
 Each says what failed, shows the last lines of the log, names the log, and gives the remedy.
 """
@@ -36,21 +36,21 @@ class LocalClusterError(Exception):
         return "\n".join(parts)
 
 
-class MissingRequirements(LocalClusterError):
+class MissingRequirementsError(LocalClusterError):
     """This machine cannot run the cluster as it is; nothing was started."""
 
     exit_code = 2
 
 
-class CommandFailed(LocalClusterError):
+class CommandFailedError(LocalClusterError):
     """A program that we ran ended with a code other than zero."""
 
 
-class DaemonDied(CommandFailed):
+class DaemonDiedError(CommandFailedError):
     """A program that should keep running ended."""
 
 
-class NotReady(LocalClusterError):
+class NotReadyError(LocalClusterError):
     """A program runs, but did not become ready in time."""
 
 

@@ -4,7 +4,6 @@ All programs and pods of the node live inside. When PID 1 dies the kernel kills 
 process go mounts, network links, routes and iptables rules: nothing has to be undone one by one.
 """
 
-import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localcluster import process
-from localcluster.errors import DaemonDied
+from localcluster.errors import DaemonDiedError
 from localcluster.state import Paths
 
 # What kubelet, CNI and containerd have hard-coded: shown to them as folders of ours.
@@ -40,9 +39,8 @@ def create(paths: Paths) -> "Node":
             ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", str(paths.init)],
             stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=ENVIRONMENT, start_new_session=True,
         )  # fmt: skip
-    process.wait_until("the node's PID 1", lambda: find(paths) is not None, timeout=10, log=log)
-    node = find(paths)
-    assert node is not None
+    process.wait_until("the node's PID 1", lambda: bool(process.find(paths.init)), timeout=10, log=log)
+    node = Node(paths, process.find(paths.init)[0])
     _prepare_mounts(paths, node)
     return node
 
@@ -112,7 +110,7 @@ class Node:
     def require(self, program: str) -> None:
         """Raise when a program that should run does not."""
         if not self.pids(program):
-            raise DaemonDied(f"{Path(program).name} ended by itself.", log=self.log(program))
+            raise DaemonDiedError(f"{Path(program).name} ended by itself.", log=self.log(program))
 
     def stop(self, program: str) -> None:
         """End a program at once."""
@@ -126,5 +124,4 @@ class Node:
     def _everything(self) -> list[int]:
         """Return the processes of the node's own pid namespace, to know when the kernel has ended them."""
         namespace = process.pid_namespace(self.init)
-        pids = map(int, filter(str.isdigit, os.listdir("/proc")))
-        return [pid for pid in pids if namespace and process.pid_namespace(pid) == namespace]
+        return [pid for pid in process.every() if namespace and process.pid_namespace(pid) == namespace]

@@ -10,7 +10,13 @@ from localcluster.state import Paths
 
 _DAYS = "30"
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc")
-_API_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
+_API_NAMES = (
+    "localhost",
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+)
 _API_ADDRESSES = (topology.NODE_IP, "127.0.0.1", topology.API_SERVICE_IP)
 
 
@@ -72,9 +78,9 @@ def create(paths: Paths) -> None:
     pki = paths.pki
     pki.mkdir(mode=0o700)
     process.run(
-        ["openssl", "req", "-x509", *_NEW_KEY, "-keyout", f"{pki}/ca.key", "-out", f"{pki}/ca.crt", "-days", _DAYS]
-        + ["-subj", "/CN=finetune-localcluster", "-addext", "keyUsage=critical,keyCertSign,cRLSign"]
-    )
+        ["openssl", "req", "-x509", *_NEW_KEY, "-keyout", f"{pki}/ca.key", "-out", f"{pki}/ca.crt", "-days", _DAYS,
+         "-subj", "/CN=finetune-localcluster", "-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+    )  # fmt: skip
     for leaf in (*SERVERS, *CLIENTS, API_TO_KUBELET):
         _sign(pki, leaf)
     process.run(["openssl", "genrsa", "-out", f"{pki}/service-accounts.key", "2048"])
@@ -86,14 +92,12 @@ def create(paths: Paths) -> None:
 
 def _sign(pki: Path, leaf: Leaf) -> None:
     stem = pki / leaf.name
-    process.run(
-        ["openssl", "req", *_NEW_KEY, "-keyout", f"{stem}.key", "-out", f"{stem}.csr", "-subj", leaf.subject]
-    )
+    process.run(["openssl", "req", *_NEW_KEY, "-keyout", f"{stem}.key", "-out", f"{stem}.csr", "-subj", leaf.subject])
     Path(f"{stem}.ext").write_text(leaf.extensions())
     process.run(
-        ["openssl", "x509", "-req", "-in", f"{stem}.csr", "-CA", f"{pki}/ca.crt", "-CAkey", f"{pki}/ca.key"]
-        + ["-CAcreateserial", "-days", _DAYS, "-out", f"{stem}.crt", "-extfile", f"{stem}.ext"]
-    )
+        ["openssl", "x509", "-req", "-in", f"{stem}.csr", "-CA", f"{pki}/ca.crt", "-CAkey", f"{pki}/ca.key",
+         "-CAcreateserial", "-days", _DAYS, "-out", f"{stem}.crt", "-extfile", f"{stem}.ext"]
+    )  # fmt: skip
 
 
 def _kubeconfig(pki: Path, user: str) -> dict[str, object]:

@@ -9,42 +9,42 @@ from contextlib import suppress
 from pathlib import Path
 
 from localcluster import console
-from localcluster.errors import CommandFailed, NotReady, tail
+from localcluster.errors import CommandFailedError, NotReadyError, tail
 
 
-def run(argv: Sequence[str], *, input: str | None = None, timeout: float = 60) -> str:
-    """Run a short program and return its output; raise CommandFailed with what it said on stderr."""
-    done = attempt(argv, input=input, timeout=timeout)
+def run(argv: Sequence[str], *, stdin: str | None = None, timeout: float = 60) -> str:
+    """Run a short program and return its output; raise CommandFailedError with what it said on stderr."""
+    done = attempt(argv, stdin=stdin, timeout=timeout)
     if done.returncode:
-        raise CommandFailed(f"`{' '.join(argv)}` ended with {done.returncode}: {done.stderr.strip()}")
+        raise CommandFailedError(f"`{' '.join(argv)}` ended with {done.returncode}: {done.stderr.strip()}")
     return done.stdout
 
 
-def attempt(argv: Sequence[str], *, input: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def attempt(argv: Sequence[str], *, stdin: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     """Run a short program that may fail."""
-    return subprocess.run(argv, input=input, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def run_long(
     what: str, argv: Sequence[str], log: Path, *, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> None:
-    """Run a program that takes its time: output to a log, a line every few seconds, its whole group killed on Ctrl-C."""
+    """Run a program that takes its time: output to a log, regular lines, all of it killed on Ctrl-C."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         program = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, cwd=cwd, start_new_session=True
         )
     try:
-        with console.heartbeat(what, lambda: _latest(log)) as wait:
-            while program.poll() is None:
-                wait()
+        heartbeat = console.Heartbeat(what, lambda: _latest(log))
+        while program.poll() is None:
+            heartbeat.wait()
     finally:
         if program.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(program.pid, signal.SIGKILL)
             program.wait()
     if program.returncode:
-        raise CommandFailed(f"{what}: `{argv[0]}` ended with {program.returncode}.", log=log)
+        raise CommandFailedError(f"{what}: `{argv[0]}` ended with {program.returncode}.", log=log)
 
 
 def _latest(log: Path) -> str:
@@ -62,12 +62,17 @@ def wait_until(
 ) -> None:
     """Poll until ready; `check` may raise at any time, to end a wait that has become hopeless."""
     end = time.monotonic() + timeout
-    with console.heartbeat(f"waiting for {what}") as wait:
-        while not ready():
-            check()
-            if time.monotonic() > end:
-                raise NotReady(f"{what} did not happen within {timeout:.0f} s.", log=log)
-            wait()
+    heartbeat = console.Heartbeat(f"waiting for {what}")
+    while not ready():
+        check()
+        if time.monotonic() > end:
+            raise NotReadyError(f"Waited {timeout:.0f} s in vain for {what}.", log=log)
+        heartbeat.wait()
+
+
+def every() -> list[int]:
+    """Return the ids of all processes."""
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
 def find(executable: Path | str, *, argument: str = "", namespace: str = "") -> list[int]:
@@ -80,9 +85,9 @@ def find(executable: Path | str, *, argument: str = "", namespace: str = "") -> 
     """
     return [
         pid
-        for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+        for pid in every()
         if _link(f"/proc/{pid}/exe") in (str(executable), f"{executable} (deleted)")
-        and argument in _command_line(pid)
+        and argument in command_line(pid)
         and namespace in ("", pid_namespace(pid))
     ]
 
@@ -94,12 +99,13 @@ def pid_namespace(pid: int) -> str:
 
 def _link(path: str) -> str:
     try:
-        return os.readlink(path)
+        return str(Path(path).readlink())
     except OSError:
         return ""
 
 
-def _command_line(pid: int) -> str:
+def command_line(pid: int) -> str:
+    """Return what a process was started with, separated by blanks; empty when it is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
     except OSError:

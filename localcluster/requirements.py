@@ -11,13 +11,15 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from localcluster import process, topology
-from localcluster.errors import MissingRequirements
+from localcluster.errors import MissingRequirementsError
 from localcluster.state import Paths
 
 CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))  # Debian's, everybody else's
 CNI_PLUGINS = ("ptp", "host-local", "portmap", "loopback")
 GO_VERSION = (1, 25)
-MISSING_GO = "a Go toolchain of at least {}.{} on PATH (Debian's is older: use the official archive)".format(*GO_VERSION)
+MISSING_GO = "a Go toolchain of at least {}.{} on PATH (Debian's is older: use the official archive)".format(
+    *GO_VERSION
+)
 
 # program -> the Debian package that brings it
 RUN_TOOLS = {
@@ -34,7 +36,7 @@ RUN_TOOLS = {
     "openssl": "openssl",
     "gcc": "gcc",
 }
-IMAGE_TOOLS = {"buildah": "buildah", "debootstrap": "debootstrap", "tar": "tar"}
+IMAGE_TOOLS = {"buildah": "buildah", "skopeo": "skopeo", "debootstrap": "debootstrap", "tar": "tar"}
 CNI_PACKAGE = "containernetworking-plugins"
 ALL_PACKAGES = sorted({*RUN_TOOLS.values(), *IMAGE_TOOLS.values(), CNI_PACKAGE, "libc6-dev"})
 
@@ -47,8 +49,10 @@ class Machine:
     user: Callable[[], int] = os.geteuid
     system: Callable[[], str] = platform.system
     go_version: Callable[[], str] = lambda: process.attempt(["go", "env", "GOVERSION"]).stdout
-    cni: Callable[[], Path | None] = lambda: cni_folder()
-    capabilities: Callable[[], bool] = lambda: process.attempt(["unshare", "--mount", "--net", "--pid", "--fork", "true"]).returncode == 0
+    cni: Callable[[], Path | None] = lambda: cni_folder()  # noqa: PLW0108 - defined below
+    capabilities: Callable[[], bool] = lambda: (
+        process.attempt(["unshare", "--mount", "--net", "--pid", "--fork", "true"]).returncode == 0
+    )
 
 
 def cni_folder() -> Path | None:
@@ -57,7 +61,7 @@ def cni_folder() -> Path | None:
 
 
 def check(paths: Paths, *, images: bool = False, machine: Machine | None = None) -> None:
-    """Raise MissingRequirements with the full list, or return silently.
+    """Raise MissingRequirementsError with the full list, or return silently.
 
     Args:
         paths: Whose binaries decide whether Go is needed.
@@ -74,7 +78,7 @@ def check(paths: Paths, *, images: bool = False, machine: Machine | None = None)
         packages.add(CNI_PACKAGE)
     problems += _problems_without_package(paths, machine, absent)
     if problems:
-        raise MissingRequirements(
+        raise MissingRequirementsError(
             "This machine cannot run the local cluster:\n" + "\n".join(problems), remedy=_remedy(packages)
         )
 
@@ -106,7 +110,7 @@ def _go_is_new_enough(machine: Machine) -> bool:
     if not machine.which("go"):
         return False
     found = re.match(r"go(\d+)\.(\d+)", machine.go_version().strip())
-    return bool(found) and tuple(map(int, found.groups())) >= GO_VERSION
+    return found is not None and tuple(map(int, found.groups())) >= GO_VERSION
 
 
 def binaries_present(paths: Paths) -> bool:
@@ -121,7 +125,7 @@ def check_network() -> None:
         if route["dst"] == "default" or route.get("dev") == topology.HOST_LINK:
             continue
         if any(ip_network(route["dst"], strict=False).overlaps(network) for network in ours):
-            raise MissingRequirements(
+            raise MissingRequirementsError(
                 f"This machine already routes {route['dst']} through {route.get('dev', '?')}; the local cluster uses "
                 f"{', '.join(map(str, ours))}.",
                 remedy="End the program that owns this route (another cluster?), then try again. Nothing was started.",
@@ -131,7 +135,7 @@ def check_network() -> None:
 def install(paths: Paths) -> None:
     """Install what Debian packages can bring."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise MissingRequirements("Installing needs root and apt-get.", remedy=_remedy(set(ALL_PACKAGES)))
+        raise MissingRequirementsError("Installing needs root and apt-get.", remedy=_remedy(set(ALL_PACKAGES)))
     log = paths.build_logs / "apt.log"
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     process.run_long("apt-get update", ["apt-get", "update"], log, env=env)

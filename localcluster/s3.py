@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from localcluster import process, topology
-from localcluster.errors import DaemonDied, LocalClusterError
+from localcluster.errors import DaemonDiedError, LocalClusterError
 from localcluster.state import Paths
 
 _ATTEMPTS = 3  # between choosing a free port and listening on it, somebody else may take it
@@ -63,9 +63,7 @@ class S3Server:
 
     def running(self) -> bool:
         """Tell whether the process is there, and is still this server."""
-        return self.pid in process.find(os.readlink(f"/proc/{self.pid}/exe"), argument=str(self.directory)) if (
-            process.alive(self.pid)
-        ) else False
+        return process.alive(self.pid) and str(self.directory) in process.command_line(self.pid)
 
     def stop(self) -> None:
         """End the server, by its process id; a request under way may finish."""
@@ -102,7 +100,7 @@ def start_server(
             _wait_until_ready(server)
             for bucket in buckets:
                 _admin(server, "create-bucket", "--owner", server.access_key, "--bucket", bucket)
-        except DaemonDied:
+        except DaemonDiedError:
             server.stop()
             if not left:
                 raise
@@ -164,7 +162,7 @@ def _wait_until_ready(server: S3Server) -> None:
 
     def alive() -> None:
         if not process.alive(server.pid):
-            raise DaemonDied("The S3 server ended by itself.", log=log)
+            raise DaemonDiedError("The S3 server ended by itself.", log=log)
 
     def answers() -> bool:
         return _try_admin(server, "list-buckets").returncode == 0

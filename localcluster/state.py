@@ -52,7 +52,7 @@ class Paths:
 
     @property
     def store(self) -> Path:
-        """containerd's images; kept by `down`."""
+        """Images of containerd; kept by `down`."""
         return self.root / "containerd"
 
     @property
@@ -115,9 +115,9 @@ class Paths:
         """Hold the state folder alone; wait, and say so, while another command works in it."""
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / "lock").open("a") as lock:
-            with console.heartbeat(f"waiting for another localcluster command to leave {self.root}", first=0.5) as wait:
-                while not _try_lock(lock.fileno()):
-                    wait()
+            heartbeat = console.Heartbeat(f"waiting for another localcluster command in {self.root}", first=0.5)
+            while not _try_lock(lock.fileno()):
+                heartbeat.wait()
             yield
 
 

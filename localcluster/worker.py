@@ -100,21 +100,32 @@ def start(node: Node) -> None:
     node.start([f"{paths.bin}/kube-proxy", f"--config={paths.conf}/proxy.json"])
 
 
+def ready(paths: Paths) -> bool:
+    """Tell whether the API server answers and calls the node Ready."""
+    condition = 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
+    return process.attempt([*_kubectl(paths), "get", "node", topology.NODE, "-o", condition]).stdout == "True"
+
+
+def _kubectl(paths: Paths) -> list[str]:
+    return [f"{paths.bin}/kubectl", f"--kubeconfig={paths.kubeconfig}", "--request-timeout=5s"]
+
+
 def wait_until_usable(node: Node) -> None:
     """Wait until the node is Ready, and namespace default has its ServiceAccount: without it no pod can be made."""
-    kubectl = [f"{node.paths.bin}/kubectl", f"--kubeconfig={node.paths.kubeconfig}"]
-    condition = 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
-
-    def ready() -> bool:
-        return process.attempt([*kubectl, "get", "node", topology.NODE, "-o", condition]).stdout == "True"
-
-    def account() -> bool:
-        return process.attempt([*kubectl, "-n", "default", "get", "serviceaccount", "default"]).returncode == 0
+    paths = node.paths
+    account = [*_kubectl(paths), "-n", "default", "get", "serviceaccount", "default"]
 
     def alive() -> None:
         for name in ("kubelet", "kube-proxy", "kube-controller-manager", "kube-scheduler"):
-            node.require(f"{node.paths.bin}/{name}")
+            node.require(f"{paths.bin}/{name}")
 
-    process.wait_until("the node to be Ready", ready, timeout=120, check=alive, log=node.log("kubelet"))
+    log = node.log("kubelet")
+    process.wait_until("the node to be Ready", lambda: ready(paths), timeout=120, check=alive, log=log)
     log = node.log("kube-controller-manager")
-    process.wait_until("the first ServiceAccount", account, timeout=60, check=alive, log=log)
+    process.wait_until(
+        "the first ServiceAccount",
+        lambda: process.attempt(account).returncode == 0,
+        timeout=60,
+        check=alive,
+        log=log,
+    )

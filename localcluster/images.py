@@ -1,0 +1,69 @@
+"""Build the project's images and hand them to the cluster.
+
+Each is built by buildah from a Dockerfile, copied into one OCI layout folder with its layers uncompressed, and
+loaded from there by `imagestore`.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from localcluster import baseimage, builder, console, imagestore, namespaces
+from localcluster.errors import LocalClusterError
+from localcluster.state import REPOSITORY, Paths
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image of ours.
+
+    Attributes:
+        name: As pods name it; never pulled, always loaded.
+        dockerfile: Relative to the repository; empty for the base image itself.
+    """
+
+    name: str
+    dockerfile: str = ""
+
+
+IMAGES = {
+    "base": Image("finetune.local/base:dev"),
+    "operator": Image("finetune.local/operator:dev", "Dockerfile"),
+    "trainer": Image("finetune.local/trainer:dev", "trainer_image/Dockerfile"),
+}
+
+
+def build_and_load(paths: Paths, names: Sequence[str] = ()) -> None:
+    """Build images, all or those named, and load them; when the cluster is down the next `up` loads them.
+
+    Args:
+        paths: The state folder.
+        names: Keys of IMAGES.
+    """
+    if unknown := set(names) - set(IMAGES):
+        raise LocalClusterError(
+            f"There is no image {', '.join(sorted(unknown))}.", remedy=f"The images are: {', '.join(IMAGES)}."
+        )
+    with paths.exclusive():
+        baseimage.ensure(paths)
+        for key in names or IMAGES:
+            _build(paths, key, IMAGES[key])
+        if namespaces.find(paths):
+            imagestore.load(paths)
+        else:
+            console.say("The cluster is down; the next `up` loads the images.")
+
+
+def _build(paths: Paths, key: str, image: Image) -> None:
+    began = time.monotonic()
+    if image.dockerfile:
+        builder.buildah(
+            paths,
+            f"building the {key} image",
+            *("build", "--layers", "--isolation=chroot", "--pull-never", baseimage.dockerfile_argument()),
+            *(*builder.ca_bundle(), f"--tag={image.name}", f"--file={REPOSITORY / image.dockerfile}", str(REPOSITORY)),
+        )
+    else:
+        builder.buildah(paths, "naming the base image", "tag", baseimage.NAME, image.name)
+    builder.export(paths, f"exporting the {key} image", image.name, imagestore.layout(paths))
+    console.say(f"The {key} image {image.name} is built ({time.monotonic() - began:.0f} s).")
