@@ -89,7 +89,7 @@ def render() -> str:
 class _PlainDumper(yaml.SafeDumper):
     """Writes a shared value out each time: a manifest with anchors is hard to read and to diff."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is PyYAML's
         """Never use an alias."""
         return True
 

@@ -1,0 +1,73 @@
+"""The scratch folder of a run: who writes what where.
+
+Worker and PID 1 talk through two files here, each replaced in one step so that a reader never sees half of one.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.outcome import Outcome
+from finetune_api.progress import Progress
+
+
+@dataclass(frozen=True)
+class WorkDir:
+    """Paths below one run's scratch folder."""
+
+    root: Path
+
+    @property
+    def model(self) -> Path:
+        """The base model, as downloaded."""
+        return self.root / "model"
+
+    @property
+    def data(self) -> Path:
+        """The dataset files, as downloaded."""
+        return self.root / "data"
+
+    @property
+    def adapter(self) -> Path:
+        """The trained adapter and what is published with it."""
+        return self.root / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of this process's run."""
+        return self.root / "checkpoints"
+
+    @property
+    def progress_file(self) -> Path:
+        """Where the worker says how far it is."""
+        return self.root / "progress.json"
+
+    @property
+    def outcome_file(self) -> Path:
+        """Where the worker says how it ended."""
+        return self.root / "outcome.json"
+
+    def write_progress(self, progress: Progress) -> None:
+        """Replace the progress file, stamped with the time."""
+        stamped = progress.model_copy(update={"updated_at": time.time()})
+        _replace(self.progress_file, stamped.model_dump_json(by_alias=True, exclude_none=True))
+
+    def read_progress(self) -> Progress | None:
+        """The last progress written, or None before the first."""
+        return Progress.model_validate_json(self.progress_file.read_bytes()) if self.progress_file.exists() else None
+
+    def write_outcome(self, outcome: Outcome) -> None:
+        """Replace the outcome file."""
+        _replace(self.outcome_file, outcome.to_termination_message())
+
+    def read_outcome(self) -> Outcome | None:
+        """The outcome, or None where the worker died without a word."""
+        return Outcome.from_termination_message(self.outcome_file.read_text()) if self.outcome_file.exists() else None
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
