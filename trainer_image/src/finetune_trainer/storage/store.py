@@ -1,0 +1,98 @@
+"""What every storage can do, and which class serves which URI."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from finetune_api.outcome import Reason
+from finetune_api.v1alpha1 import Storage
+from finetune_trainer.errors import RunError
+
+PVC_ROOT = Path("/pvc")
+"""The operator mounts claim `c` at `/pvc/c`."""
+
+
+class ObjectMissingError(Exception):
+    """There is no such object; who asked for it knows whether that is a missing model, dataset or nothing special.
+
+    Its text is the object's URI.
+    """
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object below a store's URI."""
+
+    path: str
+    """Relative to the store's URI, with `/`."""
+    size: int
+    """In bytes."""
+    sha256: str = ""
+    """Where the listing tells it; empty otherwise."""
+
+
+class Store(Protocol):
+    """The objects below one URI. Paths are relative to it; an empty path is the object at the URI itself.
+
+    Every method raises RunError for a missing bucket, refused access and a storage that does not answer; what asks
+    for one object raises ObjectMissingError when it is not there.
+    """
+
+    @property
+    def uri(self) -> str:
+        """Where this store is, without a slash at the end."""
+
+    @property
+    def revision(self) -> str:
+        """The commit that a model hub resolved; empty elsewhere."""
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        """All objects whose path starts with `prefix`, sorted; none is no error."""
+
+    def download(self, path: str, target: Path, on_bytes: Callable[[int], None] | None = None) -> None:
+        """Write an object to `target`, which appears only when complete; `on_bytes` hears of each piece's size.
+
+        `on_bytes` may be called from several threads.
+        """
+
+    def upload(self, source: Path, path: str) -> None:
+        """Write a file; readers see the old object or the whole new one."""
+
+    def read(self, path: str) -> bytes:
+        """Return a small object."""
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a small object."""
+
+    def sha256(self, path: str) -> str:
+        """Read an object back and return the hex digest of its content."""
+
+    def delete(self, path: str) -> None:
+        """Remove an object; a missing one is no error."""
+
+    def exists(self, path: str) -> bool:
+        """Tell whether there is such an object."""
+
+
+def open_store(uri: str, storage: Storage, revision: str | None = None) -> Store:
+    """Return the store of a URI; touches no network. `revision` counts for hf:// only."""
+    scheme, _, rest = uri.partition("://")
+    rest = rest.rstrip("/")
+    if scheme == "s3":
+        from finetune_trainer.storage.s3 import S3Store  # noqa: PLC0415 - boto3 only where it is needed
+
+        return S3Store(rest, storage)
+    if scheme == "hf":
+        from finetune_trainer.storage.hub import HubStore  # noqa: PLC0415 - huggingface_hub likewise
+
+        return HubStore(rest, revision)
+    if scheme in ("file", "pvc"):
+        from finetune_trainer.storage.local import LocalStore  # noqa: PLC0415
+
+        return LocalStore(f"{scheme}://{rest}", Path(rest) if scheme == "file" else PVC_ROOT / rest)
+    raise RunError(
+        Reason.INVALID_CONFIGURATION,
+        f"'{uri}' has no scheme that is known here",
+        "Use s3://bucket/path, hf://owner/name, pvc://claim/path or file:///path.",
+    )
