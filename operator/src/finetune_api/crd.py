@@ -9,6 +9,7 @@ import yaml
 
 from finetune_api import names
 from finetune_api.base import Object, Rule
+from finetune_api.load import KubernetesLoader
 from finetune_api.status import Status
 from finetune_api.v1alpha1 import IMMUTABLE_FIELDS, IMMUTABLE_MESSAGE, Spec
 
@@ -94,6 +95,9 @@ class _PlainDumper(yaml.SafeDumper):
         return True
 
 
+_PlainDumper.yaml_implicit_resolvers = KubernetesLoader.yaml_implicit_resolvers  # quote what kubectl would misread
+
+
 def _object_schema(model: type[Object]) -> Schema:
     raw = model.model_json_schema(by_alias=True)
     definitions = raw.pop("$defs", {})
@@ -107,9 +111,9 @@ def _structural(node: Schema, definitions: Schema) -> Schema:
     node = _inlined(_without_null(_inlined(node, definitions)), definitions)
     node.pop("title", None)
     if isinstance(node.get("default"), dict):
-        node["default"] = {}  # the fields below bring their own defaults
+        node["default"] = {name: value for name, value in node["default"].items() if value is not None}
     if "const" in node:
-        node = {"type": "string", **node, "enum": [node.pop("const")]}
+        node["enum"] = [node.pop("const")]
     if node.get("x-kubernetes-int-or-string"):
         node.pop("type", None)
     if node.get("type") == "integer":

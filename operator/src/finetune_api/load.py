@@ -54,7 +54,7 @@ def load_jobs(text: str, *, local: bool = False) -> list[FineTuneJob]:
     jobs: list[FineTuneJob] = []
     problems: list[Problem] = []
     try:
-        documents = [document for document in yaml.load_all(text, Loader=_KubernetesLoader) if document is not None]
+        documents = [document for document in yaml.load_all(text, Loader=KubernetesLoader) if document is not None]
     except yaml.YAMLError as error:
         raise InvalidJobFileError([Problem(1, "", f"is not valid YAML: {error}")]) from error
     for number, document in enumerate(documents, start=1):
@@ -112,7 +112,7 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
-class _KubernetesLoader(yaml.SafeLoader):
+class KubernetesLoader(yaml.SafeLoader):
     """PyYAML that reads scalars and mappings as kubectl's YAML library does."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -127,11 +127,11 @@ class _KubernetesLoader(yaml.SafeLoader):
 
 
 _UNLIKE_KUBECTL = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float")
-_KubernetesLoader.yaml_implicit_resolvers = {
+KubernetesLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _UNLIKE_KUBECTL]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_KubernetesLoader.add_implicit_resolver(
+KubernetesLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
     list("-+0123456789."),

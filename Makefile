@@ -1,0 +1,67 @@
+# Everything a developer or CI does, by name. `make help` lists it.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+UV := $(or $(shell command -v uv),.tools/bin/uv)
+BIN := .venv/bin
+CRD_COPIES := crds/finetunejobs.yaml charts/finetune-operator/files/crd.yaml
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: .venv/.synced ## Make .venv from uv.lock (installs uv beside it where there is none)
+
+.venv/.synced: pyproject.toml uv.lock | $(UV)
+	$(UV) sync --frozen
+	@touch $@
+
+.tools/bin/uv:
+	python3 -m venv .tools
+	.tools/bin/pip install --quiet 'uv>=0.9'
+
+.PHONY: generate
+generate: setup ## Write every generated file: the CRD and the chart's copy of it
+	$(BIN)/python -m finetune_api.crd $(CRD_COPIES)
+
+.PHONY: check
+check: setup ## Lint, types, import contracts, generated files: under a minute
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m finetune_api.crd --check $(CRD_COPIES)
+
+.PHONY: unit
+unit: setup ## Tests that need no cluster (they start their own S3 server)
+	$(BIN)/python -m localcluster binaries --only tools
+	$(BIN)/pytest -m 'not cluster'
+
+.PHONY: test
+test: check unit cluster-test ## Everything: check, unit, and the tests on a real cluster (root)
+
+.PHONY: cluster-test
+cluster-test: images ## Only the tests on a real cluster (root)
+	$(BIN)/pytest -m cluster
+
+.PHONY: demo
+demo: requirements ## One FineTuneJob on a real model, from apply to a verified adapter (root)
+	$(BIN)/python examples/demo/demo.py
+
+.PHONY: requirements
+requirements: setup
+	$(BIN)/python -m localcluster requirements --install
+
+.PHONY: images
+images: cluster-up ## Build the operator's and the trainer's image and load them into the local cluster (root)
+	$(BIN)/python -m localcluster images
+
+.PHONY: cluster-up
+cluster-up: requirements ## Start the local cluster: a real Kubernetes node and an S3 server (root)
+	$(BIN)/python -m localcluster up
+
+.PHONY: cluster-down
+cluster-down: setup ## Stop the local cluster; built binaries and images stay
+	$(BIN)/python -m localcluster down

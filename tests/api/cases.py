@@ -1,0 +1,127 @@
+"""One table of FineTuneJobs with their verdicts. Two judges must agree on it: the Python models and a real API server.
+
+A case is YAML text, because part of what is judged is how scalars are read.
+"""
+
+from dataclasses import dataclass
+from textwrap import dedent
+
+BASE = {
+    "metadata": "name: case",
+    "model": "uri: s3://models/tiny",
+    "dataset": "train: {uri: s3://datasets/train.jsonl}",
+    "output": "uri: s3://adapters/case",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One job file and what must be said of it."""
+
+    sentence: str
+    text: str
+    field: str = ""
+    """For a refused case: the field that both judges must name; empty where the file as a whole is refused."""
+
+
+def _job(extra: str = "", **parts: str) -> str:
+    body = {**BASE, **parts}
+    metadata = body.pop("metadata")
+    lines = ["apiVersion: finetune.dev/v1alpha1", "kind: FineTuneJob", f"metadata: {{{metadata}}}", "spec:"]
+    lines += [f"  {name}: {{{text}}}" for name, text in body.items()]
+    lines += [f"  {line}" for line in dedent(extra).strip().splitlines()]
+    return "\n".join(lines) + "\n"
+
+
+ACCEPTED = [
+    Case("the smallest job", _job()),
+    Case("a decimal string in quotes", _job('training: {learningRate: "2e-4"}')),
+    Case("a decimal string without an exponent", _job("training: {learningRate: '0.001', weightDecay: '0.01'}")),
+    Case("an integer as a quantity", _job("resources: {gpus: 0, cpu: 2, memory: 6Gi}")),
+    Case("an explicit null stands for absence", _job("evaluation: {everySteps: null}")),
+    Case("a null object takes its defaults", _job("training: null")),
+    Case("quantization with QLoRA", _job("method: {type: QLoRA, quantization: {doubleQuantization: false}}")),
+    Case("LoRA with chosen modules", _job("method: {type: LoRA, targetModules: [q_proj, v_proj]}")),
+    Case("a name of 52 characters", _job(metadata="name: " + "a" * 52)),
+    Case("a model on a volume", _job(model="uri: pvc://models/llama")),
+    Case("a model on a hub with a revision", _job(model="uri: hf://owner/name, revision: main")),
+    Case("a batch of whole micro-batches", _job("training: {batchSize: 12, microBatchSize: 4}")),
+    Case(
+        "tolerations and a node selector",
+        _job("resources: {tolerations: [{key: gpu, operator: Exists}], nodeSelector: {zone: a}}"),
+    ),
+    Case(
+        "deadlines, retries and a ttl", _job("retries: 0\ndeadlines: {activeSeconds: 60}\nttlSecondsAfterFinished: 0")
+    ),
+]
+
+REFUSED = [
+    Case("no model", _job(model="").replace("  model: {}\n", ""), "spec.model"),
+    Case("no model uri", _job(model="revision: main"), "spec.model.uri"),
+    Case("no dataset", _job(dataset="").replace("  dataset: {}\n", ""), "spec.dataset"),
+    Case("no training rows", _job(dataset="evaluation: {uri: s3://datasets/e.jsonl}"), "spec.dataset.train"),
+    Case("no output", _job(output="").replace("  output: {}\n", ""), "spec.output"),
+    Case("a model from the web", _job(model="uri: https://example.com/model"), "spec.model.uri"),
+    Case("a local model in a cluster", _job(model="uri: file:///models/tiny"), "spec.model.uri"),
+    Case("a bucket name in capitals", _job(output="uri: s3://Adapters/x"), "spec.output.uri"),
+    Case("an output on a hub", _job(output="uri: hf://owner/name"), "spec.output.uri"),
+    Case("a uri over its length", _job(output="uri: s3://adapters/" + "a" * 1100), "spec.output.uri"),
+    Case("an unknown field", _job("training: {epoch: 3}"), "spec.training.epoch"),
+    Case("an unknown field at the top of the spec", _job("optimizer: adam"), "spec.optimizer"),
+    Case("an unquoted decimal", _job("training: {learningRate: 2e-4}"), "spec.training.learningRate"),
+    Case("an unquoted plain decimal", _job("method: {dropout: 0.1}"), "spec.method.dropout"),
+    Case("a decimal that is a word", _job("training: {learningRate: fast}"), "spec.training.learningRate"),
+    Case("a negative decimal", _job("training: {weightDecay: '-1'}"), "spec.training.weightDecay"),
+    Case("a learning rate of zero", _job("training: {learningRate: '0'}"), "spec.training.learningRate"),
+    Case("a learning rate over one", _job("training: {learningRate: '2'}"), "spec.training.learningRate"),
+    Case("a warm-up over the whole run", _job("training: {warmupRatio: '1'}"), "spec.training.warmupRatio"),
+    Case("dropout of everything", _job("method: {dropout: '1.0'}"), "spec.method.dropout"),
+    Case("an integer in quotes", _job("training: {epochs: '3'}"), "spec.training.epochs"),
+    Case("a fraction of an epoch", _job("training: {epochs: 1.5}"), "spec.training.epochs"),
+    Case("no epoch at all", _job("training: {epochs: 0}"), "spec.training.epochs"),
+    Case(
+        "a batch that micro-batches do not fill",
+        _job("training: {batchSize: 10, microBatchSize: 4}"),
+        "spec.training.batchSize",
+    ),
+    Case(
+        "a batch that GPUs do not fill",
+        _job("training: {batchSize: 6}\nresources: {gpus: 4}"),
+        "spec.training.batchSize",
+    ),
+    Case("rank zero", _job("method: {rank: 0}"), "spec.method.rank"),
+    Case("a rank over its bound", _job("method: {rank: 5000}"), "spec.method.rank"),
+    Case("an unknown method", _job("method: {type: Magic}"), "spec.method.type"),
+    Case("a method in the wrong case", _job("method: {type: qlora}"), "spec.method.type"),
+    Case("quantization without QLoRA", _job("method: {type: LoRA, quantization: {type: NF4}}"), "spec.method"),
+    Case("an unknown 4-bit type", _job("method: {quantization: {type: INT4}}"), "spec.method.quantization.type"),
+    Case("no target module", _job("method: {targetModules: []}"), "spec.method.targetModules"),
+    Case("a module name with a blank", _job("method: {targetModules: ['q proj']}"), "spec.method.targetModules"),
+    Case("an unknown scheduler", _job("training: {scheduler: step}"), "spec.training.scheduler"),
+    Case("an unknown precision", _job("training: {precision: fp8}"), "spec.training.precision"),
+    Case("a row length of one token", _job("training: {maxLength: 1}"), "spec.training.maxLength"),
+    Case("a negative seed", _job("training: {seed: -1}"), "spec.training.seed"),
+    Case("no checkpoint kept", _job("training: {checkpoints: {keep: 0}}"), "spec.training.checkpoints.keep"),
+    Case("too many GPUs", _job("resources: {gpus: 1000}"), "spec.resources.gpus"),
+    Case("a quantity that is none", _job("resources: {memory: lots}"), "spec.resources.memory"),
+    Case("a GPU resource without a domain", _job("resources: {gpuResource: gpu}"), "spec.resources.gpuResource"),
+    Case(
+        "an unknown taint effect",
+        _job("resources: {tolerations: [{key: a, effect: Never}]}"),
+        "spec.resources.tolerations",
+    ),
+    Case("an endpoint without a scheme", _job("storage: {endpoint: 's3.local:9000'}"), "spec.storage.endpoint"),
+    Case("a secret name in capitals", _job("storage: {secretName: Keys}"), "spec.storage.secretName"),
+    Case("suspend as a word", _job("suspend: 'yes'"), "spec.suspend"),
+    Case("a negative number of retries", _job("retries: -1"), "spec.retries"),
+    Case("a deadline of no time", _job("deadlines: {activeSeconds: 0}"), "spec.deadlines.activeSeconds"),
+    Case("a ttl of a fraction", _job("ttlSecondsAfterFinished: 1.5"), "spec.ttlSecondsAfterFinished"),
+    Case("a name of 53 characters", _job(metadata="name: " + "a" * 53), "metadata.name"),
+    Case("a name with a dot", _job(metadata="name: a.b"), "metadata.name"),
+    Case("a name in capitals", _job(metadata="name: Case"), "metadata.name"),
+    Case(
+        "a list where an object stands", _job(dataset="").replace("  dataset: {}\n", "  dataset: [a]\n"), "spec.dataset"
+    ),
+    Case("a key given twice", _job("training: {epochs: 1, epochs: 2}"), ""),
+    Case("no spec", "apiVersion: finetune.dev/v1alpha1\nkind: FineTuneJob\nmetadata: {name: case}\n", "spec"),
+]

@@ -1,0 +1,48 @@
+"""The outcome of a run: codes, follow-ups and the size limit of the termination message."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api.outcome import Artifact, DatasetReport, ExitCode, FollowUp, Outcome, Reason
+
+DESIGN = {
+    0: ("Published", "Succeed"),
+    64: ("InvalidConfiguration", "Fail"),
+    65: ("InvalidDataset", "Fail"),
+    66: ("ModelNotFound", "Fail"),
+    69: ("StorageUnavailable", "Retry"),
+    70: ("InternalError", "Retry"),
+    73: ("StorageDenied", "Fail"),
+    75: ("Preempted", "Resume"),
+    81: ("NonFiniteLoss", "Fail"),
+    82: ("Hang", "Retry"),
+    83: ("VerificationFailed", "Retry"),
+    137: ("OutOfMemory", "Fail"),
+}
+
+
+@pytest.mark.parametrize(("code", "expected"), DESIGN.items())
+def test_codes_follow_the_design(code: int, expected: tuple[str, str]) -> None:
+    """Each code of the design's table stands for its reason and its follow-up."""
+    reason = Reason(expected[0])
+
+    assert (reason.exit_code, reason.follow_up) == (ExitCode(code), FollowUp(expected[1]))
+
+
+@given(st.sampled_from(Reason), st.text(max_size=6000), st.text(max_size=6000))
+def test_any_message_fits(reason: Reason, message: str, hint: str) -> None:
+    """Whatever the text, at most 4096 bytes are written, valid JSON, and the reason and the facts survive."""
+    artifact = Artifact(uri="s3://" + "a" * 500, manifest_sha256="0" * 64, bytes=1, files=2)
+    report = DatasetReport(sha256="0" * 64, rows=1, evaluation_rows=1, tokens=1, trained_tokens=1)
+    outcome = Outcome(reason=reason, message=message, hint=hint, artifact=artifact, dataset=report, loss_before=1.5)
+
+    text = outcome.to_termination_message()
+
+    assert len(text.encode()) <= 4096
+    json.loads(text)
+    back = Outcome.from_termination_message(text)
+    assert (back.reason, back.artifact, back.dataset, back.loss_before) == (reason, artifact, report, 1.5)
+    assert message.startswith(back.message.removesuffix(" ..."))
