@@ -38,6 +38,7 @@ def apiserver(paths: Paths) -> list[str]:
         f"--service-cluster-ip-range={topology.SERVICE_NETWORK}",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
+        "--allow-privileged=true",  # as everywhere: Pod Security decides, per namespace
         f"--client-ca-file={pki}/ca.crt",
         f"--tls-cert-file={pki}/apiserver.crt",
         f"--tls-private-key-file={pki}/apiserver.key",

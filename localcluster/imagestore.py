@@ -29,12 +29,13 @@ class Layout:
     folder: Path
 
     def images(self) -> dict[str, dict[str, Any]]:
-        """Return image name -> descriptor of its manifest."""
+        """Return image name -> descriptor of its manifest. A build that a newer one replaced has lost its name."""
         try:
             index = json.loads((self.folder / "index.json").read_text())
         except FileNotFoundError:
             return {}
-        return {entry["annotations"][_NAME]: entry for entry in index["manifests"] if _NAME in entry["annotations"]}
+        named = ((entry.get("annotations", {}).get(_NAME), entry) for entry in index["manifests"])
+        return {name: entry for name, entry in named if name}
 
     def blob(self, digest: str) -> Path:
         """Return the file of a blob."""
@@ -46,7 +47,11 @@ class Layout:
         return [descriptor["digest"], manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"])]
 
     def drop_unused(self) -> None:
-        """Remove the blobs that no image needs any more."""
+        """Remove builds without a name, and the blobs that no image needs any more."""
+        index = {"schemaVersion": 2, "manifests": list(self.images().values())}
+        staged = self.folder / "index.json.staged"
+        staged.write_text(json.dumps(index))
+        staged.replace(self.folder / "index.json")
         used = {digest for descriptor in self.images().values() for digest in self.digests(descriptor)}
         for blob in (self.folder / "blobs" / "sha256").glob("*"):
             if f"sha256:{blob.name}" not in used:
@@ -62,6 +67,8 @@ def load(paths: Paths) -> None:
     """Load every image whose newest build containerd does not have yet. The cluster is up, or on its way."""
     source = Layout(layout(paths))
     present = _images_present(paths)
+    if not source.images():
+        return
     for name, descriptor in source.images().items():
         if present.get(name) == descriptor["digest"]:
             continue

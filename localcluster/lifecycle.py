@@ -124,14 +124,20 @@ def status(paths: Paths | None = None) -> Status:
 def environment(paths: Paths | None = None) -> dict[str, str]:
     """Return what a shell needs to use the cluster: kubectl, helm and any S3 client work with it as they are."""
     paths = paths or Paths.default()
-    server = s3.load(paths.s3)
-    if not server or not server.running() or not paths.kubeconfig.exists():
-        raise LocalClusterError("The cluster is not up.", remedy="Bring it up with: python -m localcluster up")
+    server = s3_server(paths)
     path = os.environ.get("PATH", os.defpath)
     ours = str(paths.bin)
     if ours not in path.split(os.pathsep):
         path = f"{ours}{os.pathsep}{path}"
     return {"KUBECONFIG": str(paths.kubeconfig), "PATH": path, **server.environment()}
+
+
+def s3_server(paths: Paths) -> s3.S3Server:
+    """Return the cluster's S3 server; raise when the cluster is not up."""
+    server = s3.load(paths.s3)
+    if not server or not server.running() or not paths.kubeconfig.exists():
+        raise LocalClusterError("The cluster is not up.", remedy="Bring it up with: python -m localcluster up")
+    return server
 
 
 def kubectl(paths: Paths, *arguments: str, stdin: str | None = None, timeout: float = 60) -> str:

@@ -34,11 +34,8 @@ def find(paths: Paths) -> "Node | None":
 def create(paths: Paths) -> "Node":
     """Start PID 1 in its namespaces and prepare the mounts."""
     log = paths.log / "init.log"
-    with log.open("wb") as out:
-        subprocess.Popen(
-            ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", str(paths.init)],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=ENVIRONMENT, start_new_session=True,
-        )  # fmt: skip
+    namespaces = ["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    process.start_detached(["unshare", *namespaces, str(paths.init)], log, ENVIRONMENT)
     process.wait_until("the node's PID 1", lambda: bool(process.find(paths.init)), timeout=10, log=log)
     node = Node(paths, process.find(paths.init)[0])
     _prepare_mounts(paths, node)

@@ -47,6 +47,16 @@ def run_long(
         raise CommandFailedError(f"{what}: `{argv[0]}` ended with {program.returncode}.", log=log)
 
 
+def start_detached(argv: Sequence[str], log: Path, env: Mapping[str, str]) -> int:
+    """Start a program that outlives this one; its output goes to a log. Return its process id."""
+    with log.open("ab") as out:
+        program = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, start_new_session=True
+        )
+    program.returncode = 0  # nobody waits for it here, and Popen shall not complain about that
+    return program.pid
+
+
 def _latest(log: Path) -> str:
     lines = [line for line in tail(log) if line.strip()]
     return lines[-1].strip()[:110] if lines else ""
@@ -79,14 +89,15 @@ def find(executable: Path | str, *, argument: str = "", namespace: str = "") -> 
     """Return the living processes that run this very file.
 
     Args:
-        executable: Absolute path, as the kernel reports it.
+        executable: Absolute path; links in it are followed, as the kernel does.
         argument: Text that must appear in the command line.
         namespace: A pid namespace, as `pid_namespace` returns it.
     """
+    file = Path(executable).resolve()
     return [
         pid
         for pid in every()
-        if _link(f"/proc/{pid}/exe") in (str(executable), f"{executable} (deleted)")
+        if _link(f"/proc/{pid}/exe") in (str(file), f"{file} (deleted)")
         and argument in command_line(pid)
         and namespace in ("", pid_namespace(pid))
     ]

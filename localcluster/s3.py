@@ -127,12 +127,8 @@ def _spawn(directory: Path, address: str) -> S3Server:
     access_key, secret_key = f"local{secrets.token_hex(8)}", secrets.token_hex(20)
     environment = {"PATH": os.defpath, "ROOT_ACCESS_KEY_ID": access_key, "ROOT_SECRET_ACCESS_KEY": secret_key}
     command = [str(binary()), "--port", f"{address}:{port}", "posix", *_metadata(directory, data), str(data)]
-    with (directory / "versitygw.log").open("ab") as log:
-        program = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-    server = S3Server(directory, f"http://{address}:{port}", access_key, secret_key, program.pid)
-    program.returncode = 0  # `stop` waits for it, here or in another process: Popen shall not warn
+    pid = process.start_detached(command, directory / "versitygw.log", environment)
+    server = S3Server(directory, f"http://{address}:{port}", access_key, secret_key, pid)
     credentials = directory / "server.json"
     credentials.touch(mode=0o600)
     credentials.write_text(json.dumps(asdict(server) | {"directory": str(directory)}))

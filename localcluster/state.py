@@ -38,7 +38,7 @@ class Paths:
     @classmethod
     def default(cls) -> "Paths":
         """Return the paths for this environment."""
-        return cls(Path(os.environ.get("LOCALCLUSTER_DIR") or DEFAULT_DIR).absolute())
+        return cls(Path(os.environ.get("LOCALCLUSTER_DIR") or DEFAULT_DIR).resolve())
 
     @property
     def bin(self) -> Path:
@@ -103,7 +103,7 @@ class Paths:
     @property
     def init(self) -> Path:
         """The pause binary; as a process of the machine it is the node's PID 1."""
-        return self.root / "bin" / "pause"
+        return self.root / "pause"
 
     @property
     def s3(self) -> Path:

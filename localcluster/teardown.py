@@ -46,8 +46,17 @@ def _remove_created_folders(paths: Paths) -> None:
     """Remove the mount points that `up` had to make, where they are still empty."""
     with suppress(FileNotFoundError):
         for folder in (paths.run / "created-folders").read_text().split():
-            with suppress(OSError):
-                Path(folder).rmdir()
+            # Removing a mount point undoes the mount in every other namespace: another cluster may be using it.
+            if not any(f" {folder} " in _mounts(pid) for pid in process.every()):
+                with suppress(OSError):
+                    Path(folder).rmdir()
+
+
+def _mounts(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/mountinfo").read_text()
+    except OSError:
+        return ""
 
 
 def keep_logs(paths: Paths) -> Path | None:
