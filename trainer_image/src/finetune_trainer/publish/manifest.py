@@ -1,13 +1,30 @@
 """Publish a folder: every file, each read back and compared, manifest.json last."""
 
+import hashlib
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.outcome import Artifact
+from finetune_api.outcome import Artifact, Reason
+from finetune_trainer.errors import RunError
 from finetune_trainer.storage import Store
 
+MANIFEST = "manifest.json"
+VERSION = "finetune.dev/manifest/v1"
+Say = Callable[[str], None]
 
-def publish(folder: Path, store: Store, facts: dict[str, object], say: Callable[[str], None]) -> Artifact:
+
+@dataclass(frozen=True)
+class Uploaded:
+    """What a manifest stands for."""
+
+    manifest_sha256: str
+    bytes: int
+    files: int
+
+
+def publish(folder: Path, store: Store, facts: dict[str, object], say: Say) -> Artifact:
     """Upload all files of `folder`, read them back, and write manifest.json when every one of them is right.
 
     An older manifest.json at the target is deleted first, so that a half overwrite is never taken as complete.
@@ -21,4 +38,47 @@ def publish(folder: Path, store: Store, facts: dict[str, object], say: Callable[
     Raises:
         RunError: VerificationFailed, naming the file and both digests, or what the storage says.
     """
-    raise NotImplementedError
+    done = upload_folder(folder, store, "", facts, say)
+    return Artifact(uri=store.uri, manifest_sha256=done.manifest_sha256, bytes=done.bytes, files=done.files)
+
+
+def upload_folder(folder: Path, store: Store, base: str, facts: dict[str, object], say: Say) -> Uploaded:
+    """Upload a folder to `base` (empty, or with a slash at its end) by the law of this module."""
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.relative_to(folder).as_posix() != MANIFEST)
+    if store.exists(base + MANIFEST):
+        store.delete(base + MANIFEST)
+    described: dict[str, dict[str, object]] = {}
+    for file in files:
+        path = file.relative_to(folder).as_posix()
+        size = file.stat().st_size
+        say(f"uploading {path} ({size / 1e6:.1f} MB)")
+        described[path] = {"size": size, "sha256": _upload(file, store, base + path)}
+    text = json.dumps({"version": VERSION, **facts, "files": described}, indent=2, sort_keys=True, allow_nan=False)
+    data = f"{text}\n".encode()
+    digest = hashlib.sha256(data).hexdigest()
+    store.write(base + MANIFEST, data)
+    try:
+        _compare(store, base + MANIFEST, digest)
+    except RunError:
+        store.delete(base + MANIFEST)
+        raise
+    return Uploaded(digest, sum(file.stat().st_size for file in files), len(files))
+
+
+def _upload(file: Path, store: Store, path: str) -> str:
+    """Upload one file, read it back, and return its digest."""
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    store.upload(file, path)
+    _compare(store, path, digest)
+    return digest
+
+
+def _compare(store: Store, path: str, digest: str) -> None:
+    found = store.sha256(path)
+    if found != digest:
+        raise RunError(
+            Reason.VERIFICATION_FAILED,
+            f"{store.uri}/{path} was uploaded with sha256 {digest} and read back with {found}",
+            "The storage changed the object, or somebody else writes to the same prefix.",
+        )

@@ -9,4 +9,6 @@ def check_writable(store: Store, uid: str) -> None:
     Raises:
         RunError: BucketNotFound, StorageDenied or StorageUnavailable.
     """
-    raise NotImplementedError
+    probe = f".finetune/{uid}/.probe"
+    store.write(probe, b"")
+    store.delete(probe)

@@ -1,13 +1,25 @@
-"""Bring the base model and the dataset here."""
+"""Bring the base model and the dataset here: safe files only, whole, and checked."""
 
+import hashlib
+import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
+from finetune_api.outcome import Reason
 from finetune_api.v1alpha1 import Model, Storage
+from finetune_trainer.errors import RunError
+from finetune_trainer.storage import choose
+from finetune_trainer.storage.kept import Kept
+from finetune_trainer.storage.meter import Meter
+from finetune_trainer.storage.store import Entry, ObjectMissingError, Store, open_store
 
 Say = Callable[[str], None]
 """Takes one sentence for people, for instance `downloading model.safetensors: 120 of 269 MB`."""
+
+_FILES_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,24 @@ def fetch_model(model: Model, storage: Storage, target: Path, say: Say) -> str:
     Raises:
         RunError: ModelNotFound, UnsafeModel, GatedModel, VerificationFailed, or what the storage says.
     """
-    raise NotImplementedError
+    store = open_store(model.uri, storage, model.revision)
+    try:
+        listing = store.list()
+        wanted = choose.model_files(store.uri, listing)
+        digests = _digests(store, listing)
+        target.mkdir(parents=True, exist_ok=True)
+        kept = Kept(target, store.uri)
+        kept.remove_others({entry.path for entry in wanted})
+        missing = [entry for entry in wanted if not kept.has(entry)]
+        meter = Meter(sum(entry.size for entry in missing), say)
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+            for done in [pool.submit(_bring, store, entry, target, meter, kept, digests) for entry in missing]:
+                done.result()
+        choose.check_shards(store.uri, target)
+        return store.revision
+    except ObjectMissingError as error:
+        message = f"{error} does not exist"
+        raise RunError(Reason.MODEL_NOT_FOUND, message, "Correct spec.model.uri or spec.model.revision.") from error
 
 
 def fetch_file(uri: str, storage: Storage, target: Path, say: Say) -> FetchedFile:
@@ -35,4 +64,58 @@ def fetch_file(uri: str, storage: Storage, target: Path, say: Say) -> FetchedFil
     Raises:
         RunError: DatasetNotFound, or what the storage says.
     """
-    raise NotImplementedError
+    folder, _, name = uri.rpartition("/")
+    if not name or folder.endswith(":/"):
+        raise RunError(Reason.DATASET_NOT_FOUND, f"{uri} names no file", "Write the whole path of a .jsonl file.")
+    store = open_store(folder, storage)
+    try:
+        entry = next((entry for entry in store.list(name) if entry.path == name), None)
+        if entry is None:
+            raise RunError(Reason.DATASET_NOT_FOUND, f"{uri} does not exist", _near(store, name))
+        meter = Meter(entry.size, say)
+        store.download(name, target, meter.of(name))
+    except ObjectMissingError as error:
+        raise RunError(Reason.DATASET_NOT_FOUND, f"{error} does not exist", "Correct the URI.") from error
+    return FetchedFile(target, _verify(store, entry, target, entry.sha256))
+
+
+def _bring(store: Store, entry: Entry, target: Path, meter: Meter, kept: Kept, digests: dict[str, str]) -> None:
+    file = target / entry.path
+    store.download(entry.path, file, meter.of(entry.path))
+    _verify(store, entry, file, digests.get(entry.path, ""))
+    kept.add(entry)
+
+
+def _verify(store: Store, entry: Entry, file: Path, expected: str) -> str:
+    """Compare with what the storage says of the object; a file that differs is removed. Returns the digest."""
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    size = file.stat().st_size
+    if size == entry.size and expected in ("", digest):
+        return digest
+    file.unlink()
+    raise RunError(
+        Reason.VERIFICATION_FAILED,
+        f"{store.uri}/{entry.path} arrived with {size} bytes and sha256 {digest}; the storage promised "
+        f"{entry.size} bytes" + (f" and sha256 {expected}" if expected else ""),
+        "Upload the file again if this happens twice.",
+    )
+
+
+def _digests(store: Store, listing: list[Entry]) -> dict[str, str]:
+    """Digests by path: from the listing, and from a manifest.json of ours beside the files."""
+    found = {entry.path: entry.sha256 for entry in listing if entry.sha256}
+    if any(entry.path == "manifest.json" for entry in listing):
+        try:
+            files = json.loads(store.read("manifest.json"))["files"]
+            found |= {path: str(facts["sha256"]) for path, facts in files.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            pass  # somebody else's manifest.json
+    return found
+
+
+def _near(store: Store, name: str) -> str:
+    """Name keys that look alike, out of the first thousand."""
+    names = [entry.path for entry in store.list(limit=1000)]
+    near = get_close_matches(name, names, n=3) or names[:3]
+    return f"Correct the URI; there are: {', '.join(near)}." if near else f"Nothing is below {store.uri}/."

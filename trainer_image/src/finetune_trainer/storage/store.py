@@ -28,12 +28,14 @@ class Entry:
     """Relative to the store's URI, with `/`."""
     size: int
     """In bytes."""
+    version: str = ""
+    """Changes when the content does: an ETag, a blob id, a time of change."""
     sha256: str = ""
     """Where the listing tells it; empty otherwise."""
 
 
 class Store(Protocol):
-    """The objects below one URI. Paths are relative to it; an empty path is the object at the URI itself.
+    """The objects below one URI. Paths are relative to it.
 
     Every method raises RunError for a missing bucket, refused access and a storage that does not answer; what asks
     for one object raises ObjectMissingError when it is not there.
@@ -47,8 +49,8 @@ class Store(Protocol):
     def revision(self) -> str:
         """The commit that a model hub resolved; empty elsewhere."""
 
-    def list(self, prefix: str = "") -> list[Entry]:
-        """All objects whose path starts with `prefix`, sorted; none is no error."""
+    def list(self, prefix: str = "", limit: int | None = None) -> list[Entry]:
+        """The objects whose path starts with `prefix`, sorted, at most `limit`; none is no error."""
 
     def download(self, path: str, target: Path, on_bytes: Callable[[int], None] | None = None) -> None:
         """Write an object to `target`, which appears only when complete; `on_bytes` hears of each piece's size.
@@ -77,8 +79,8 @@ class Store(Protocol):
 
 def open_store(uri: str, storage: Storage, revision: str | None = None) -> Store:
     """Return the store of a URI; touches no network. `revision` counts for hf:// only."""
+    uri = uri.rstrip("/")
     scheme, _, rest = uri.partition("://")
-    rest = rest.rstrip("/")
     if scheme == "s3":
         from finetune_trainer.storage.s3 import S3Store  # noqa: PLC0415 - boto3 only where it is needed
 
@@ -87,10 +89,14 @@ def open_store(uri: str, storage: Storage, revision: str | None = None) -> Store
         from finetune_trainer.storage.hub import HubStore  # noqa: PLC0415 - huggingface_hub likewise
 
         return HubStore(rest, revision)
-    if scheme in ("file", "pvc"):
+    if scheme == "file":
         from finetune_trainer.storage.local import LocalStore  # noqa: PLC0415
 
-        return LocalStore(f"{scheme}://{rest}", Path(rest) if scheme == "file" else PVC_ROOT / rest)
+        return LocalStore(uri, Path(rest))
+    if scheme == "pvc":
+        from finetune_trainer.storage.local import LocalStore  # noqa: PLC0415
+
+        return LocalStore(uri, PVC_ROOT / rest, mount=PVC_ROOT / rest.partition("/")[0])
     raise RunError(
         Reason.INVALID_CONFIGURATION,
         f"'{uri}' has no scheme that is known here",
