@@ -38,8 +38,8 @@ ACCEPTED = [
     Case("a decimal string in quotes", _job('training: {learningRate: "2e-4"}')),
     Case("a decimal string without an exponent", _job("training: {learningRate: '0.001', weightDecay: '0.01'}")),
     Case("an integer as a quantity", _job("resources: {gpus: 0, cpu: 2, memory: 6Gi}")),
-    Case("an explicit null stands for absence", _job("evaluation: {everySteps: null}")),
     Case("a null object takes its defaults", _job("training: null")),
+    Case("a null number takes its default", _job("training: {epochs: null}")),
     Case("quantization with QLoRA", _job("method: {type: QLoRA, quantization: {doubleQuantization: false}}")),
     Case("LoRA with chosen modules", _job("method: {type: LoRA, targetModules: [q_proj, v_proj]}")),
     Case("a name of 52 characters", _job(metadata="name: " + "a" * 52)),
@@ -122,6 +122,6 @@ REFUSED = [
     Case(
         "a list where an object stands", _job(dataset="").replace("  dataset: {}\n", "  dataset: [a]\n"), "spec.dataset"
     ),
-    Case("a key given twice", _job("training: {epochs: 1, epochs: 2}"), ""),
+    Case("a null without a default", _job("evaluation: {everySteps: null}"), "spec.evaluation.everySteps"),
     Case("no spec", "apiVersion: finetune.dev/v1alpha1\nkind: FineTuneJob\nmetadata: {name: case}\n", "spec"),
 ]

@@ -52,3 +52,9 @@ def test_no_job_at_all(text: str) -> None:
     """A text without a FineTuneJob is refused with a sentence, never with a traceback."""
     with pytest.raises(InvalidJobFileError):
         load_jobs(text)
+
+
+def test_a_key_given_twice() -> None:
+    """Stricter than kubectl on purpose: kubectl drops the first value without a word."""
+    with pytest.raises(InvalidJobFileError, match="'epochs' is given twice"):
+        load_jobs(ACCEPTED[0].text + "  training: {epochs: 1, epochs: 2}\n")

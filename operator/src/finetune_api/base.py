@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticUndefined
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,18 @@ class Object(BaseModel):
         use_attribute_docstrings=True,
     )
     rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judge_nulls(cls, value: Any) -> Any:
+        """As the API server does: a null takes the field's default, and is refused where there is none."""
+        if not isinstance(value, dict) or None not in value.values():
+            return value
+        defaults = {field.alias: field.default for field in cls.model_fields.values()}
+        for name, member in value.items():
+            if member is None and defaults.get(name) in (None, PydanticUndefined):
+                raise PydanticCustomError("null", "must not be null: leave it out", {"field": name})
+        return {name: member for name, member in value.items() if member is not None}
 
     @model_validator(mode="after")
     def _judge_rules(self) -> Self:

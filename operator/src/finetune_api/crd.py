@@ -40,6 +40,8 @@ def crd() -> Schema:
         rule = {"rule": "self == oldSelf", "message": f"{field} {IMMUTABLE_MESSAGE}"}
         spec["properties"][field].setdefault("x-kubernetes-validations", []).append(rule)
     status = _object_schema(Status)
+    for field in status["properties"].values():
+        field.pop("default", None)  # an empty status stays empty until the operator writes it
     status["default"] = {"observedGeneration": -1}  # kstatus must not read an unseen object as done
     root: Schema = {
         "type": "object",

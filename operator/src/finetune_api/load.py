@@ -73,7 +73,7 @@ def load_jobs(text: str, *, local: bool = False) -> list[FineTuneJob]:
 
 def parse_job(document: Any, *, local: bool = False) -> FineTuneJob:
     """Judge one object as read from YAML or from the API server; raises pydantic.ValidationError."""
-    return FineTuneJob.model_validate(_without_nulls(document), context=LOCAL if local else None)
+    return FineTuneJob.model_validate(document, context=LOCAL if local else None)
 
 
 def describe(error: ValidationError) -> Iterator[tuple[str, str]]:
@@ -84,7 +84,7 @@ def describe(error: ValidationError) -> Iterator[tuple[str, str]]:
 
 
 def _field_path(path: str, details: ErrorDetails) -> str:
-    field = details.get("ctx", {}).get("field") if details["type"] == "rule" else None
+    field = details.get("ctx", {}).get("field") if details["type"] in ("rule", "null") else None
     return f"{path}.{field}" if field else path
 
 
@@ -98,25 +98,16 @@ def _sentence(details: ErrorDetails, path: str) -> str:
         return f"{value!r} must be at most {MAX_NAME_LENGTH} characters of a-z, 0-9 and '-', with no dot"
     if kind == "string_type" and isinstance(value, int | float):
         return f'must be a string: write it in quotes, "{value}"'
-    if kind in ("rule", "uri"):
+    if kind in ("rule", "uri", "null"):
         return details["msg"]
     return f"{details['msg']} (given {value!r})"
-
-
-def _without_nulls(value: Any) -> Any:
-    """Drop null members of objects, as the API server does for fields that are not nullable."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(member) for key, member in value.items() if member is not None}
-    if isinstance(value, list):
-        return [_without_nulls(member) for member in value]
-    return value
 
 
 class KubernetesLoader(yaml.SafeLoader):
     """PyYAML that reads scalars and mappings as kubectl's YAML library does."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that is given twice: the last one would silently win."""
+        """Refuse a key that is given twice: kubectl lets the last one win, but nothing is lost in silence here."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
