@@ -1,0 +1,129 @@
+"""PID 1 of the trainer: checks the run file, supervises the worker, and says how the run ended.
+
+    python -m finetune_trainer --run-file run.json --work-dir /tmp/run
+
+Imports the standard library and pydantic at start, boto3 after the run file is checked, and torch never.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from finetune_api import names
+from finetune_api.outcome import ExitCode, Outcome, Reason
+from finetune_api.run import RunFile
+from finetune_trainer.errors import RunError
+from finetune_trainer.supervisor import environment, launch, runfile
+from finetune_trainer.supervisor.mailbox import Mailbox
+from finetune_trainer.supervisor.memory import Memory
+from finetune_trainer.supervisor.story import Story
+from finetune_trainer.supervisor.supervise import supervise
+from finetune_trainer.supervisor.verdict import verdict
+from finetune_trainer.workdir import WorkDir
+
+_log = logging.getLogger("finetune_trainer")
+
+
+def main(argv: list[str] | None = None, command: list[str] | None = None) -> int:
+    """Run one attempt and return the exit code.
+
+    Args:
+        argv: The command line; that of this process when None.
+        command: Runs this instead of the worker.
+    """
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    options = _parser().parse_args(argv)
+    mailbox = Mailbox()
+    try:
+        outcome = _run(options, mailbox, command)
+    except RunError as error:
+        outcome = error.outcome()
+    except Exception as error:  # whatever it is, it must end as a reason
+        traceback.print_exc()
+        outcome = Outcome(reason=Reason.INTERNAL_ERROR, message=f"{type(error).__name__}: {error}")
+    _say_end(outcome, options.termination_log)
+    return outcome.reason.exit_code
+
+
+def _run(options: argparse.Namespace, mailbox: Mailbox, command: list[str] | None) -> Outcome:
+    run = runfile.read(options.run_file)
+    work = WorkDir(options.work_dir)
+    _log.info(
+        "Attempt %d of %s/%s: checking that %s can be written.", run.attempt, run.namespace, run.name, run.output.uri
+    )
+    _check_output(run)
+    worker_environment = environment.of_worker(run, work.root, os.environ)
+    for stale in (work.outcome_file, work.progress_file):
+        stale.unlink(missing_ok=True)
+    _serve(options.port, work)
+    memory = Memory.of_this_process()
+    kills_before = memory.kills()
+    command = command or launch.command(run.processes, options.run_file, options.work_dir)
+    story = Story(work, _log.info)
+    ending = supervise(command, worker_environment, mailbox, options.stop_grace_seconds, story.tick)
+    return verdict(ending, work, memory.kills() - kills_before, memory.limit())
+
+
+def _check_output(run: RunFile) -> None:
+    """Find a wrong key or a missing bucket now, not after hours of training."""
+    from finetune_trainer.publish.preflight import check_writable  # noqa: PLC0415 - boto3 is heavy
+    from finetune_trainer.storage import open_store  # noqa: PLC0415
+
+    check_writable(open_store(run.output.uri, run.storage), run.uid)
+
+
+def _serve(port: int, work: WorkDir) -> None:
+    if port:
+        from finetune_trainer.supervisor import serve  # noqa: PLC0415 - http.server and prometheus_client are heavy
+
+        serve.start(port, work)
+
+
+def _say_end(outcome: Outcome, termination_log: Path) -> None:
+    text = outcome.to_termination_message()
+    if termination_log.exists() or termination_log != Path(names.TERMINATION_LOG):  # outside a pod there is none
+        try:
+            termination_log.write_text(text)
+        except OSError as error:
+            _log.warning("The termination message cannot be written to %s: %s.", termination_log, error.strerror)
+    hint = f" {outcome.hint}" if outcome.hint else ""
+    _log.info("%s: %s.%s", outcome.reason.value, outcome.message.rstrip("."), hint)
+
+
+def _parser() -> argparse.ArgumentParser:
+    codes = ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
+    parser = argparse.ArgumentParser(
+        prog="python -m finetune_trainer",
+        description="Runs one attempt of a FineTuneJob: download, train, publish a verified adapter.",
+        epilog=f"Credentials come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, HF_TOKEN). "
+        f"SIGTERM saves a checkpoint and ends with 75. Exit codes: {codes}.",
+    )
+    add = parser.add_argument
+    add("--run-file", type=Path, default=Path(names.RUN_FILE_PATH), help="what to do (default: %(default)s)")
+    add("--work-dir", type=Path, default=Path(names.WORK_DIR), help="scratch folder (default: %(default)s)")
+    add(
+        "--termination-log",
+        type=Path,
+        default=Path(names.TERMINATION_LOG),
+        help="where the outcome is written as JSON (default: %(default)s, if it exists)",
+    )
+    add(
+        "--port",
+        type=int,
+        default=names.TRAINER_PORT,
+        help="serve /progress, /metrics and /healthz here; 0 serves nothing (default: %(default)s)",
+    )
+    add(
+        "--stop-grace-seconds",
+        type=float,
+        default=50.0,
+        help="from SIGTERM to SIGKILL of the worker; keep it below the pod's grace period (default: %(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""The environment of the worker: whatever it writes by itself goes below the scratch folder.
+
+The root file system of the pod is read-only, and a run on a laptop shall leave nothing behind elsewhere.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from finetune_api.run import RunFile
+
+_CACHES = {
+    "HF_HOME": "huggingface",
+    "TORCH_HOME": "torch",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_HOME": "triton",
+    "TRITON_CACHE_DIR": "triton/cache",
+    "NUMBA_CACHE_DIR": "numba",
+    "CUDA_CACHE_PATH": "cuda",
+    "MPLCONFIGDIR": "matplotlib",
+}
+_OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def of_worker(run: RunFile, root: Path, base: Mapping[str, str]) -> dict[str, str]:
+    """Return the worker's environment and create the folders it names.
+
+    Args:
+        run: Says whether the model hub may be asked at all.
+        root: The scratch folder.
+        base: The environment of this process; its credentials are passed on.
+    """
+    cache, temporary, home = root / ".cache", root / "tmp", root / "home"
+    environment = {name: value for name, value in base.items() if name not in _OF_A_RANK}
+    environment |= {name: str(cache / folder) for name, folder in _CACHES.items()}
+    environment |= {
+        "XDG_CACHE_HOME": str(cache),
+        "TMPDIR": str(temporary),
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    environment |= _hub(run, base)
+    if not os.access(base.get("HOME", "/nonexistent"), os.W_OK):  # else keep it: ~/.aws may hold the credentials
+        environment["HOME"] = str(home)
+    for folder in (cache, temporary, home):
+        folder.mkdir(parents=True, exist_ok=True)
+    return environment
+
+
+def _hub(run: RunFile, base: Mapping[str, str]) -> dict[str, str]:
+    """No call to a hub unless a URI says so; the login of this machine's user counts when one does."""
+    sources = [run.model.uri, run.dataset.train.uri, run.dataset.evaluation.uri if run.dataset.evaluation else ""]
+    if not any(uri.startswith("hf://") for uri in sources):
+        return {"HF_HUB_OFFLINE": "1"}
+    login = Path(base.get("HF_HOME") or Path(base.get("HOME", "/")) / ".cache/huggingface") / "token"
+    return {"HF_TOKEN_PATH": str(login)} if "HF_TOKEN_PATH" not in base and login.is_file() else {}

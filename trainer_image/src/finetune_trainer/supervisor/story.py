@@ -1,0 +1,65 @@
+"""Tells the log how far the run is, so that it is never silent for long."""
+
+import time
+from collections.abc import Callable
+
+from finetune_api.names import ActiveReason
+from finetune_api.progress import Progress
+from finetune_trainer.workdir import WorkDir
+
+INTERVAL_SECONDS = 10.0
+_STALE_SECONDS = 60
+
+
+class Story:
+    """Says one line at each new phase and every ten seconds."""
+
+    def __init__(self, work: WorkDir, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._work = work
+        self._say = say
+        self._clock = clock
+        self._began = self._said_at = clock()
+        self._phase = ActiveReason.STARTING
+
+    def tick(self) -> None:
+        """To be called about once a second."""
+        progress = latest(self._work)
+        phase = progress.phase if progress else ActiveReason.STARTING
+        if phase != self._phase or self._clock() - self._said_at >= INTERVAL_SECONDS - 1:
+            self._phase = phase
+            self._said_at = self._clock()
+            elapsed = int(self._clock() - self._began)
+            self._say(sentence(progress, time.time()) if progress else f"Starting: {elapsed} s so far.")
+
+
+def latest(work: WorkDir) -> Progress | None:
+    """The last progress, or None where there is none that can be read; progress never decides anything."""
+    try:
+        return work.read_progress()
+    except (OSError, ValueError):  # pydantic.ValidationError is a ValueError
+        return None
+
+
+def sentence(progress: Progress, now: float) -> str:
+    """One line about a progress document, for instance `Training: step 3 of 9 (33%), loss 1.2144, 4m10s left`."""
+    facts = []
+    if progress.total_steps:
+        facts.append(f"step {progress.step} of {progress.total_steps} ({progress.percent}%)")
+    if progress.loss is not None:
+        facts.append(f"loss {progress.loss:.4f}")
+    if progress.eta_seconds is not None:
+        facts.append(f"{duration(progress.eta_seconds)} left")
+    if progress.message:
+        facts.append(progress.message)
+    silent = int(now - progress.updated_at)
+    if silent >= _STALE_SECONDS:
+        facts.append(f"no news for {duration(silent)}")
+    return f"{progress.phase.value}: {', '.join(facts) or 'under way'}."
+
+
+def duration(seconds: int) -> str:
+    """For instance 45s, 4m10s or 2h03m."""
+    minutes, rest = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+    return f"{minutes // 60}h{minutes % 60:02d}m"

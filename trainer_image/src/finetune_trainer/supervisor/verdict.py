@@ -1,0 +1,63 @@
+"""The outcome of a run: what the worker wrote, or what the evidence says where it wrote nothing. Never a guess."""
+
+from pydantic import ValidationError
+
+from finetune_api.outcome import Outcome, Reason
+from finetune_trainer.supervisor.story import latest
+from finetune_trainer.supervisor.supervise import Ending
+from finetune_trainer.workdir import WorkDir
+
+_LINES = 6
+
+
+def verdict(ending: Ending, work: WorkDir, oom_kills: int, limit: int | None) -> Outcome:
+    """Judge an ended worker.
+
+    Args:
+        ending: As seen from outside.
+        work: Holds the outcome file, where the worker wrote one.
+        oom_kills: Processes of this container that the kernel killed for memory during the run.
+        limit: The container's memory limit in bytes.
+    """
+    try:
+        told = work.read_outcome()
+    except (ValidationError, UnicodeDecodeError) as error:
+        return Outcome(reason=Reason.INTERNAL_ERROR, message=f"the worker's outcome cannot be read: {error}")
+    if told is not None:
+        return told
+    step = _step(work)
+    if ending.stop:
+        return Outcome(reason=Reason.PREEMPTED, message=_stopped(ending), hint=_RESUMES, step=step)
+    if ending.signal == "SIGKILL" and oom_kills > 0:
+        return _out_of_memory(limit, step)
+    return Outcome(reason=Reason.INTERNAL_ERROR, message=_died(ending), hint="Read the pod's log.", step=step)
+
+
+_RESUMES = "The next attempt goes on from the newest checkpoint in storage, or from the start where there is none."
+
+
+def _stopped(ending: Ending) -> str:
+    if ending.killed:
+        return f"the worker was killed, for {ending.killed}"
+    return f"the worker was stopped by {ending.stop} before it could say anything"
+
+
+def _out_of_memory(limit: int | None, step: int) -> Outcome:
+    size = f" of {limit / (1 << 30):.2f} GiB" if limit else ""
+    return Outcome(
+        reason=Reason.OUT_OF_MEMORY,
+        message=f"the kernel killed the worker: the container's memory limit{size} was reached",
+        hint="Raise spec.resources.memory, or lower spec.training.microBatchSize or spec.training.maxLength.",
+        step=step,
+    )
+
+
+def _died(ending: Ending) -> str:
+    how = f"was killed by {ending.signal}" if ending.signal else f"ended with exit code {ending.code}"
+    last = [line.strip() for line in ending.stderr.replace("\r", "\n").splitlines() if line.strip()][-_LINES:]
+    return f"the worker {how} and left no outcome" + (f"; its last lines: {' | '.join(last)}" if last else "")
+
+
+def _step(work: WorkDir) -> int:
+    progress = latest(work)
+    return progress.step if progress else 0
