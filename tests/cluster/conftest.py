@@ -1,6 +1,7 @@
 """One real cluster for all cluster tests (see localcluster/)."""
 
 import json
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from localcluster import images, imagestore, lifecycle
 from localcluster.errors import LocalClusterError
 from localcluster.s3 import S3Server
 from localcluster.state import Paths
+from tests.cluster.jobs import NAMESPACE
+from tests.tiny import jsonl, rows, save_tiny_model
 
 
 @dataclass(frozen=True)
@@ -80,3 +83,44 @@ def cluster() -> Iterator[Cluster]:
     yield Cluster(paths)
     if not was_up:
         lifecycle.down(paths)
+
+
+@pytest.fixture(scope="session")
+def s3_client(cluster: Cluster) -> Any:
+    """A boto3 client for the cluster's S3 server."""
+    import boto3
+
+    return boto3.client("s3", **cluster.s3.client_arguments())
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny chat model, as a folder."""
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def installed(cluster: Cluster, s3_client: Any, tiny_model: Path) -> Cluster:
+    """The cluster with the chart installed, a namespace under Pod Security restricted, a model and a dataset."""
+    images.build_and_load(cluster.paths, ["operator", "trainer"])
+    command = [
+        "helm", "upgrade", "--install", "finetune-operator", "charts/finetune-operator", "--wait", "--timeout=120s",
+        "--namespace=finetune-system", "--create-namespace",
+        f"--set=image.repository={images.IMAGES['operator'].name.rpartition(':')[0]},image.tag=dev",
+        f"--set=trainer.image={images.IMAGES['trainer'].name}",
+    ]  # fmt: skip
+    installation = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, check=False)
+    assert installation.returncode == 0, installation.stderr
+    cluster.kubectl("-n", "finetune-system", "rollout", "restart", "deployment/finetune-operator")  # the newest image
+    cluster.kubectl("-n", "finetune-system", "rollout", "status", "deployment/finetune-operator", timeout=120)
+    cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", timeout=180)
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
+    keys = {k: v for k, v in cluster.s3.environment().items() if k in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3-credentials"}, "stringData": keys}
+    cluster.apply(secret, namespace=NAMESPACE)
+    for path in tiny_model.iterdir():
+        s3_client.upload_file(str(path), "models", f"tiny/{path.name}")
+    s3_client.put_object(Bucket="datasets", Key="train.jsonl", Body=jsonl(rows(32)).encode())
+    s3_client.put_object(Bucket="datasets", Key="eval.jsonl", Body=jsonl(rows(8, start=100)).encode())
+    return cluster

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from localcluster import process, state
+from localcluster import binaries, process, state
 from localcluster.state import Paths
 
 pytestmark = pytest.mark.cluster
@@ -70,7 +70,7 @@ class Second:
 def second(tmp_path: Path) -> Iterator[Second]:
     """A second cluster's folder; whatever a test leaves of the cluster is taken down."""
     built = Paths.default().bin
-    if not (built / "complete").exists():
+    if binaries.missing(Paths.default()):
         pytest.fail("The cluster's programs are not built: python -m localcluster binaries", pytrace=False)
     second = Second(tmp_path)
     links = tmp_path / "bin" / built.name

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from localcluster import requirements
+from localcluster import binaries, requirements
 from localcluster.errors import MissingRequirementsError
 from localcluster.requirements import Machine
 from localcluster.state import Paths
@@ -80,9 +80,11 @@ def test_go_is_needed_only_until_the_programs_are_built(tmp_path: Path, machine:
     """A finished build does not need its compiler."""
     assert "Go toolchain of at least 1.25" in verdict(tmp_path, machine)
 
-    binaries = Paths(tmp_path).bin
-    binaries.mkdir(parents=True)
-    (binaries / "complete").touch()
+    folder = Paths(tmp_path).bin
+    folder.mkdir(parents=True)
+    for module in binaries.MODULES:
+        for program in module.programs:
+            (folder / program).touch()
 
     assert verdict(tmp_path, machine) == ""
 
