@@ -1,0 +1,202 @@
+"""The only module that talks to the API server: what the operator may do there, and the one adapter that does it."""
+
+import asyncio
+import json
+import time
+from typing import Any, Protocol
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, Configuration
+
+from finetune_api import names
+from finetune_api.names import ClusterReason
+from finetune_operator import metrics
+from finetune_operator.errors import ApiError, RefusedError
+from finetune_operator.observe import controller_uid
+
+Resource = dict[str, Any]
+Key = tuple[str, str]
+"""Namespace and name of a FineTuneJob."""
+_PAGE = 500
+
+
+class Cluster(Protocol):
+    """Everything that the operator reads and writes."""
+
+    async def keys(self, namespaces: tuple[str, ...]) -> list[Key]:
+        """All FineTuneJobs of these namespaces; of the cluster when there are none."""
+
+    async def job(self, key: Key) -> Resource | None:
+        """The FineTuneJob, or None if there is none."""
+
+    async def children(self, namespace: str, uid: str) -> tuple[list[Resource], list[Resource]]:
+        """Jobs and Pods that carry the FineTuneJob's uid as a label; Jobs are read first."""
+
+    async def refusals(self, namespace: str, job_uid: str) -> list[str]:
+        """Why the Job controller could not create the Job's pod, oldest first."""
+
+    async def create_job(self, manifest: Resource) -> None:
+        """Create the Job. One that is there already is accepted if it is the owner's; raises RefusedError."""
+
+    async def set_suspend(self, namespace: str, name: str, *, suspend: bool) -> None:
+        """Patch the Job's `suspend`."""
+
+    async def patch_status(self, key: Key, patch: Resource) -> None:
+        """Merge-patch the FineTuneJob's status; raises ApiError 409 if the object changed since it was read."""
+
+    async def delete(self, key: Key, uid: str) -> None:
+        """Delete the FineTuneJob with that uid."""
+
+    async def record(self, namespace: str, name: str, event: Resource) -> None:
+        """Create the Event, or count it up if it is there."""
+
+
+class ApiCluster:
+    """The real one. Bodies stay plain dicts: the typed models would drop what they do not know."""
+
+    def __init__(self, client: ApiClient, request_seconds: float) -> None:
+        self._client = client
+        self._timeout = aiohttp.ClientTimeout(total=request_seconds)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def keys(self, namespaces: tuple[str, ...]) -> list[Key]:  # noqa: D102 - see Cluster
+        found: list[Key] = []
+        for namespace in namespaces or (None,):
+            found += [
+                (item["metadata"]["namespace"], item["metadata"]["name"])
+                for item in await self._list(_jobs_path(namespace))
+            ]
+        return found
+
+    async def job(self, key: Key) -> Resource | None:  # noqa: D102
+        try:
+            return await self._call("GET", _jobs_path(*key))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def children(self, namespace: str, uid: str) -> tuple[list[Resource], list[Resource]]:  # noqa: D102
+        selector = f"{names.LABEL_JOB_UID}={uid},{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+        jobs = await self._list(f"/apis/batch/v1/namespaces/{namespace}/jobs", labelSelector=selector)
+        return jobs, await self._list(f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector)
+
+    async def refusals(self, namespace: str, job_uid: str) -> list[str]:  # noqa: D102
+        selector = f"involvedObject.uid={job_uid},reason=FailedCreate"
+        events = await self._list(f"/api/v1/namespaces/{namespace}/events", fieldSelector=selector)
+        ordered = sorted(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+        return [str(event.get("message", "")) for event in ordered]
+
+    async def create_job(self, manifest: Resource) -> None:  # noqa: D102
+        namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+        path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
+        try:
+            await self._call("POST", path, manifest)
+        except ApiError as error:
+            if error.status == 409 and error.reason == "AlreadyExists":
+                there = await self._call("GET", f"{path}/{name}")
+                if controller_uid(there) == controller_uid(manifest):
+                    return
+                message = f"a Job {name} that belongs to somebody else is in the way; delete or rename it"
+                raise RefusedError(ClusterReason.NAME_CONFLICT, message) from error
+            if error.status in (400, 403, 422):
+                raise RefusedError(*_refusal(error, name)) from error
+            raise
+
+    async def set_suspend(self, namespace: str, name: str, *, suspend: bool) -> None:  # noqa: D102
+        path = f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}"
+        await self._call("PATCH", path, {"spec": {"suspend": suspend}})
+
+    async def patch_status(self, key: Key, patch: Resource) -> None:  # noqa: D102
+        await self._call("PATCH", _jobs_path(*key) + "/status", patch)
+
+    async def delete(self, key: Key, uid: str) -> None:  # noqa: D102
+        options = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        try:
+            await self._call("DELETE", _jobs_path(*key), options)
+        except ApiError as error:
+            if error.status not in (404, 409):  # gone, or another one of the same name
+                raise
+
+    async def record(self, namespace: str, name: str, event: Resource) -> None:  # noqa: D102
+        path = f"/api/v1/namespaces/{namespace}/events"
+        try:
+            await self._call("POST", path, event)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            (there, *_) = await self._list(path, fieldSelector=f"metadata.name={name}") or [{}]
+            count = int(there.get("count") or 1) + 1
+            await self._call("PATCH", f"{path}/{name}", {"count": count, "lastTimestamp": event["lastTimestamp"]})
+
+    async def _list(self, path: str, **query: str) -> list[Resource]:
+        """All pages of a list."""
+        items: list[Resource] = []
+        parameters = {**query, "limit": str(_PAGE)}
+        while True:
+            page = await self._call("GET", f"{path}?{urlencode(parameters)}")
+            items += page["items"]
+            following = page["metadata"].get("continue")
+            if not following:
+                return items
+            parameters["continue"] = following
+
+    async def _call(self, verb: str, path: str, body: Resource | None = None) -> Resource:
+        """One request. Raises ApiError for every answer but a good one, and TimeoutError."""
+        headers = {"Accept": "application/json", "User-Agent": names.MANAGED_BY}
+        headers["Content-Type"] = "application/merge-patch+json" if verb == "PATCH" else "application/json"
+        settings = await self._client.configuration.auth_settings()
+        if "BearerToken" in settings:
+            headers["Authorization"] = settings["BearerToken"]["value"]
+        started, code = time.monotonic(), "error"
+        try:
+            answer = await self._client.call_api(
+                verb, self._client.configuration.host + path, headers, body, _request_timeout=self._timeout
+            )
+            data, code = await answer.read(), str(answer.status)
+        except aiohttp.ClientError as error:
+            raise ApiError(0, type(error).__name__, f"the API server cannot be reached: {error}") from error
+        finally:
+            metrics.api_request(verb, path, code, time.monotonic() - started)
+        return _judged(int(code), data)
+
+
+def _judged(code: int, data: bytes) -> Resource:
+    try:
+        content = json.loads(data)
+    except ValueError:
+        content = {"message": data[:200].decode(errors="replace")}
+    if not isinstance(content, dict):
+        content = {"message": str(content)[:200]}
+    if 200 <= code < 300:
+        return content
+    raise ApiError(code, str(content.get("reason", "")), str(content.get("message", "")))
+
+
+def _jobs_path(namespace: str | None, name: str | None = None) -> str:
+    path = f"/apis/{names.API_VERSION}" + (f"/namespaces/{namespace}" if namespace else "") + f"/{names.PLURAL}"
+    return f"{path}/{name}" if name else path
+
+
+def _refusal(error: ApiError, name: str) -> tuple[str, str]:
+    """The API server looked at the Job and said no: asking again helps only after somebody changed something."""
+    if "exceeded quota" in error.message:
+        return ClusterReason.QUOTA_EXCEEDED, error.message
+    if error.status == 422:
+        return ClusterReason.INVALID_SPEC, error.message
+    return ClusterReason.UNKNOWN, f"the API server refuses Job {name}: {error.message}"
+
+
+async def connect(request_seconds: float) -> ApiCluster:
+    """A cluster client from the pod's ServiceAccount, or from the kubeconfig outside a pod."""
+    configuration = Configuration()
+    try:
+        await asyncio.to_thread(config.load_incluster_config, configuration)
+    except config.ConfigException:
+        await config.load_kube_config(client_configuration=configuration)
+    return ApiCluster(ApiClient(configuration), request_seconds)

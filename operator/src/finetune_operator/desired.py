@@ -1,0 +1,215 @@
+"""Pure: from a FineTuneJob to the manifest of the Job of one attempt."""
+
+import hashlib
+from typing import Any
+
+from finetune_api import names
+from finetune_api.outcome import ExitCode
+from finetune_api.run import RunFile
+from finetune_api.v1alpha1 import FineTuneJob, Spec
+from finetune_operator.settings import Settings
+
+Manifest = dict[str, Any]
+USER_ID = 65532
+CLAIM = "pvc://"
+_RUN_FILE_FOLDER, _RUN_FILE_NAME = names.RUN_FILE_PATH.rsplit("/", 1)
+
+
+def job_name(name: str, uid: str, attempt: int, stage: names.Stage = names.Stage.TRAIN) -> str:
+    """The Job's name follows from what it is for: two operators, or one that died half-way, mean the same object."""
+    digest = hashlib.sha256(f"{uid}/{stage.value}/{attempt}".encode()).hexdigest()
+    return f"{name}-{digest[:8]}"
+
+
+def labels(name: str, uid: str, attempt: int) -> dict[str, str]:
+    """A fixed set. The FineTuneJob's own labels stay off: a GitOps tool would take the Job for its own and prune it."""
+    return {
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
+        "app.kubernetes.io/name": "finetune-trainer",
+        names.LABEL_JOB_NAME: name,
+        names.LABEL_JOB_UID: uid,
+        names.LABEL_STAGE: names.Stage.TRAIN.value,
+        names.LABEL_ATTEMPT: str(attempt),
+    }
+
+
+def job_manifest(job: FineTuneJob, *, namespace: str, uid: str, attempt: int, settings: Settings) -> Manifest:
+    """The batch/v1 Job of one attempt."""
+    name = job.metadata.name
+    run = RunFile.of(job, namespace=namespace, uid=uid, attempt=attempt)
+    spec: Manifest = {
+        "backoffLimit": 0,
+        "completions": 1,
+        "parallelism": 1,
+        "podReplacementPolicy": "Failed",  # never two trainers on one output prefix
+        "podFailurePolicy": {"rules": _failure_rules()},
+        "template": {
+            "metadata": {
+                "labels": labels(name, uid, attempt),
+                "annotations": {names.ANNOTATION_RUN_FILE: run.to_json()},
+            },
+            "spec": _pod_spec(job.spec, settings),
+        },
+    }
+    if job.spec.deadlines.active_seconds is not None:
+        spec["activeDeadlineSeconds"] = job.spec.deadlines.active_seconds
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": job_name(name, uid, attempt),
+            "namespace": namespace,
+            "labels": labels(name, uid, attempt),
+            "ownerReferences": [_owner(name, uid)],
+        },
+        "spec": spec,
+    }
+
+
+def _owner(name: str, uid: str) -> Manifest:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": name,
+        "uid": uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def _failure_rules() -> list[Manifest]:
+    """An interruption is no failure: the Job replaces the pod. Anything else is for the operator to decide."""
+    interrupted = [int(ExitCode.PREEMPTED)]
+    exit_codes = {"containerName": names.TRAINER_CONTAINER, "values": interrupted}
+    return [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {"action": "Ignore", "onExitCodes": {**exit_codes, "operator": "In"}},
+        {"action": "FailJob", "onExitCodes": {**exit_codes, "operator": "NotIn"}},
+    ]
+
+
+def _pod_spec(spec: Spec, settings: Settings) -> Manifest:
+    resources = spec.resources
+    optional = {
+        "nodeSelector": resources.node_selector,
+        "tolerations": [toleration.model_dump(exclude_none=True) for toleration in resources.tolerations],
+        "runtimeClassName": resources.runtime_class_name,
+        "priorityClassName": resources.priority_class_name,
+        "serviceAccountName": spec.service_account_name,
+    }
+    return {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": settings.termination_grace_seconds,
+        "automountServiceAccountToken": spec.service_account_name is not None,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(spec, settings)],
+        "volumes": [volume for volume, _ in _volumes(spec)],
+        **{key: value for key, value in optional.items() if value},
+    }
+
+
+def _container(spec: Spec, settings: Settings) -> Manifest:
+    return {
+        "name": names.TRAINER_CONTAINER,
+        "image": spec.image or settings.trainer_image,
+        "imagePullPolicy": "IfNotPresent",
+        "env": _environment(spec),
+        "ports": [{"name": "progress", "containerPort": names.TRAINER_PORT, "protocol": "TCP"}],
+        "resources": _resources(spec),
+        "volumeMounts": [mount for _, mount in _volumes(spec)],
+        "terminationMessagePath": names.TERMINATION_LOG,
+        "terminationMessagePolicy": "File",  # the log's tail is no outcome, and may hold what a status must not
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+    }
+
+
+def _resources(spec: Spec) -> Manifest:
+    asked = spec.resources
+    limits = {"memory": asked.memory}
+    if asked.gpus:
+        limits[asked.gpu_resource] = str(asked.gpus)
+    return {"requests": {"cpu": asked.cpu, "memory": asked.memory}, "limits": limits}
+
+
+def _environment(spec: Spec) -> list[Manifest]:
+    """Credentials go by reference only: the operator never sees them."""
+    variables: list[Manifest] = [
+        {"name": "HOME", "value": names.WORK_DIR},
+        {"name": "AWS_EC2_METADATA_DISABLED", "value": "true"},
+    ]
+    if spec.storage.secret_name:
+        secret = spec.storage.secret_name
+        variables += [
+            _from_secret(secret, "AWS_ACCESS_KEY_ID"),
+            _from_secret(secret, "AWS_SECRET_ACCESS_KEY"),
+            _from_secret(secret, "AWS_SESSION_TOKEN", optional=True),
+        ]
+    if spec.model.secret_name:
+        variables.append(_from_secret(spec.model.secret_name, "HF_TOKEN"))
+    return variables
+
+
+def _from_secret(secret: str, key: str, *, optional: bool = False) -> Manifest:
+    reference: Manifest = {"name": secret, "key": key}
+    if optional:
+        reference["optional"] = True
+    return {"name": key, "valueFrom": {"secretKeyRef": reference}}
+
+
+def _volumes(spec: Spec) -> list[tuple[Manifest, Manifest]]:
+    """Pairs of a volume and its mount."""
+    resources = spec.resources
+    run_file = {
+        "path": _RUN_FILE_NAME,
+        "fieldRef": {"fieldPath": f"metadata.annotations['{names.ANNOTATION_RUN_FILE}']"},
+    }
+    pairs: list[tuple[Manifest, Manifest]] = [
+        (
+            {"name": "run", "downwardAPI": {"items": [run_file]}},
+            {"name": "run", "mountPath": _RUN_FILE_FOLDER, "readOnly": True},
+        ),
+        (
+            {"name": "work", "emptyDir": {"sizeLimit": resources.work_storage}},
+            {"name": "work", "mountPath": names.WORK_DIR},
+        ),
+        ({"name": "tmp", "emptyDir": {}}, {"name": "tmp", "mountPath": "/tmp"}),  # noqa: S108 - the pod's own
+        (
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": resources.shared_memory}},
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - the pod's own
+        ),
+    ]
+    for number, (claim, read_only) in enumerate(_claims(spec).items()):
+        volume = f"pvc-{number}"
+        pairs.append(
+            (
+                {"name": volume, "persistentVolumeClaim": {"claimName": claim}},
+                {"name": volume, "mountPath": f"/pvc/{claim}", "readOnly": read_only},
+            )
+        )
+    return pairs
+
+
+def _claims(spec: Spec) -> dict[str, bool]:
+    """Every claim that a URI names, and whether reading it is enough."""
+    evaluation = spec.dataset.evaluation
+    sources = [spec.model.uri, spec.dataset.train.uri, evaluation.uri if evaluation else ""]
+    claims = {_claim(uri): True for uri in sources if uri.startswith(CLAIM)}
+    if spec.output.uri.startswith(CLAIM):
+        claims[_claim(spec.output.uri)] = False
+    return claims
+
+
+def _claim(uri: str) -> str:
+    return uri.removeprefix(CLAIM).split("/", 1)[0]

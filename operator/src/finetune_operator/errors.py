@@ -1,0 +1,24 @@
+"""What can go wrong between the operator and the API server."""
+
+
+class ApiError(Exception):
+    """The API server answered with an error; `status` is its HTTP code."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(f"{status} {reason}: {message}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+
+
+class RefusedError(Exception):
+    """A Job cannot be created for a reason that a person has to remove; `reason` is a condition reason."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class SettingsError(ValueError):
+    """The environment holds a setting that the operator cannot use."""

@@ -1,0 +1,53 @@
+"""Writes Events. Repeats become one Event with a count: its name follows from what it says."""
+
+import hashlib
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from finetune_api import names
+from finetune_operator import report
+from finetune_operator.cluster import Cluster
+from finetune_operator.report import Note
+
+_MESSAGE_LIMIT = 1024  # the API server refuses longer ones
+
+
+class Recorder:
+    """Records Notes about FineTuneJobs."""
+
+    def __init__(self, cluster: Cluster, instance: str) -> None:
+        self._cluster, self._instance = cluster, instance
+
+    async def record(self, resource: dict[str, Any], notes: Iterable[Note], now: datetime) -> None:
+        """Write the notes in order."""
+        for note in notes:
+            event = self._event(resource, note, report.rfc3339(now))
+            await self._cluster.record(event["metadata"]["namespace"], event["metadata"]["name"], event)
+
+    def _event(self, resource: dict[str, Any], note: Note, time: str) -> dict[str, Any]:
+        metadata = resource["metadata"]
+        message = report.clip(note.message, _MESSAGE_LIMIT)
+        digest = hashlib.sha256("\0".join((metadata["uid"], note.reason, message)).encode()).hexdigest()
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{metadata['name']}.{digest[:16]}", "namespace": metadata["namespace"]},
+            "involvedObject": {
+                "apiVersion": names.API_VERSION,
+                "kind": names.KIND,
+                "name": metadata["name"],
+                "namespace": metadata["namespace"],
+                "uid": metadata["uid"],
+                "resourceVersion": metadata.get("resourceVersion", ""),
+            },
+            "type": note.type,
+            "reason": note.reason,
+            "message": message,
+            "count": 1,
+            "firstTimestamp": time,
+            "lastTimestamp": time,
+            "source": {"component": names.MANAGED_BY},
+            "reportingComponent": names.MANAGED_BY,
+            "reportingInstance": self._instance,
+        }

@@ -1,0 +1,186 @@
+"""Pure: what a Job and its pod prove about how an attempt ended, or why it does not start. No evidence, no claim."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api import names
+from finetune_api.names import ClusterReason
+from finetune_api.outcome import ExitCode, FollowUp, Outcome, Reason
+
+Resource = dict[str, Any]
+_KILLED = (137, 143)
+_IMAGE_TROUBLE = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
+_JOB_SAYS_EXIT_CODE = re.compile(r"failed with exit code (\d+)")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended."""
+
+    reason: str
+    message: str
+    follow_up: FollowUp
+    hint: str = ""
+    exit_code: int | None = None
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why an attempt cannot run yet; it goes on by itself once a person has removed the cause."""
+
+    reason: str
+    message: str
+
+
+def condition(resource: Resource, kind: str) -> Resource | None:
+    """The condition of that type if it is true."""
+    for found in resource.get("status", {}).get("conditions") or []:
+        if found.get("type") == kind and found.get("status") == "True":
+            return dict(found)
+    return None
+
+
+def trainer_state(pod: Resource) -> Resource:
+    """The trainer container's state: {waiting|running|terminated: {...}}, or nothing."""
+    for container in pod.get("status", {}).get("containerStatuses") or []:
+        if container.get("name") == names.TRAINER_CONTAINER:
+            return dict(container.get("state") or {})
+    return {}
+
+
+def ending(job: Resource, pod: Resource | None) -> Ending | None:
+    """How the attempt ended; None while its Job is not over."""
+    failed, complete = condition(job, "Failed"), condition(job, "Complete")
+    if failed and failed.get("reason") == "DeadlineExceeded":
+        seconds = job["spec"].get("activeDeadlineSeconds")
+        return Ending(
+            ClusterReason.DEADLINE_EXCEEDED,
+            f"the attempt ran longer than spec.deadlines.activeSeconds ({seconds})",
+            FollowUp.FAIL,
+            "raise spec.deadlines.activeSeconds in a new FineTuneJob; checkpoints of this one stay in storage",
+        )
+    if not failed and not complete:
+        return None
+    told = _of_pod(pod) if pod else None
+    if told:
+        return told
+    said = str((failed or {}).get("message", ""))
+    code = _JOB_SAYS_EXIT_CODE.search(said)
+    if code:
+        return _of_exit_code(int(code[1]), f"its pod is gone; the Job says: {said}")
+    return _unknown(f"the Job is over and its pod is gone; the Job says: {said or 'nothing'}")
+
+
+def _of_pod(pod: Resource) -> Ending | None:
+    status = pod.get("status", {})
+    spoken = str(status.get("message") or "")
+    if status.get("reason") == "Evicted":
+        return _evicted(spoken)
+    if status.get("reason") == "NodeLost":
+        return Ending(ClusterReason.NODE_LOST, spoken or "the node was lost", FollowUp.RETRY)
+    ended = trainer_state(pod).get("terminated")
+    if ended:
+        return _of_container(pod, ended)
+    if status.get("phase") == "Failed":
+        return _unknown(f"the pod failed before its container ran: {status.get('reason', '')} {spoken}".strip())
+    return None
+
+
+def _evicted(spoken: str) -> Ending:
+    if "exceeds the" in spoken:  # the kubelet's words for a volume or container over its own limit
+        hint = "raise spec.resources.workStorage in a new FineTuneJob"
+        return Ending(ClusterReason.EVICTED, spoken, FollowUp.FAIL, hint)
+    return Ending(ClusterReason.EVICTED, spoken or "the kubelet evicted the pod", FollowUp.RETRY)
+
+
+def _of_container(pod: Resource, ended: Resource) -> Ending:
+    code = int(ended.get("exitCode", -1))
+    if ended.get("reason") == "OOMKilled":
+        return _out_of_memory(pod, code)
+    text = str(ended.get("message") or "")
+    outcome = _outcome(text)
+    if outcome and outcome.reason.exit_code == code and (code != 0 or outcome.artifact):
+        return Ending(outcome.reason, outcome.message, outcome.reason.follow_up, outcome.hint, code, outcome)
+    if code in _KILLED and pod["metadata"].get("deletionTimestamp"):
+        said = f"the trainer did not stop within its grace period and was killed (exit code {code})"
+        return Ending(Reason.PREEMPTED, said, FollowUp.RESUME, exit_code=code)
+    if outcome:
+        return _of_exit_code(code, f"its termination message says {outcome.reason}, which does not go with that code")
+    return _of_exit_code(code, _seen(ended, text))
+
+
+def _seen(ended: Resource, text: str) -> str:
+    """What is there instead of an outcome; a text that is not ours may come from the container runtime."""
+    cause = ended.get("reason") or "no reason"
+    if cause in ("Completed", "Error"):
+        return "it left no readable termination message; see the pod's log"
+    return f"the container runtime says {cause}: {text[:1000] or 'nothing more'}"
+
+
+def _outcome(text: str) -> Outcome | None:
+    try:
+        return Outcome.from_termination_message(text)
+    except ValidationError:
+        return None
+
+
+def _out_of_memory(pod: Resource, code: int) -> Ending:
+    (container, *_) = pod["spec"]["containers"]
+    limit = container.get("resources", {}).get("limits", {}).get("memory", "unknown")
+    return Ending(
+        Reason.OUT_OF_MEMORY,
+        f"the kernel killed the trainer at its memory limit of {limit}",
+        FollowUp.FAIL,
+        f"ask for more than {limit} in spec.resources.memory, or lower training.microBatchSize or training.maxLength",
+        exit_code=code,
+    )
+
+
+def _of_exit_code(code: int, seen: str) -> Ending:
+    """The code alone says what may follow, never why it happened."""
+    if code == 0:
+        return _unknown(f"the trainer exited with 0 but proved no artifact: {seen}", 0)
+    follow_up = next((r.follow_up for r in Reason if r.exit_code == code and code != ExitCode.OUT_OF_MEMORY), None)
+    message = f"the trainer exited with {code}; {seen}"
+    return Ending(ClusterReason.UNKNOWN, message, follow_up or FollowUp.RETRY, exit_code=code if code >= 0 else None)
+
+
+def _unknown(seen: str, code: int | None = None) -> Ending:
+    return Ending(ClusterReason.UNKNOWN, seen, FollowUp.RETRY, exit_code=code)
+
+
+def trouble(pod: Resource | None, refusals: list[str]) -> Trouble | None:
+    """Why the attempt's container does not start, if something says so.
+
+    Args:
+        pod: The attempt's newest pod.
+        refusals: Messages of the Job controller's FailedCreate events, newest last; they count while there is no pod.
+    """
+    if pod is None:
+        return _refused(refusals[-1]) if refusals else None
+    waiting = trainer_state(pod).get("waiting") or {}
+    reason, message = str(waiting.get("reason", "")), str(waiting.get("message", ""))
+    if reason in _IMAGE_TROUBLE:
+        image = pod["spec"]["containers"][0].get("image", "")
+        return Trouble(ClusterReason.IMAGE_PULL_FAILED, f"image {image}: {message or reason}")
+    if reason == "CreateContainerConfigError" and "secret" in message.lower():
+        return Trouble(ClusterReason.MISSING_SECRET, message)
+    if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
+        return Trouble(ClusterReason.UNKNOWN, f"{reason}: {message}")
+    for found in pod.get("status", {}).get("conditions") or []:
+        if found.get("type") == "PodScheduled" and found.get("reason") == "Unschedulable":
+            return Trouble(ClusterReason.UNSCHEDULABLE, str(found.get("message", "")))
+    return None
+
+
+def _refused(message: str) -> Trouble:
+    lowered = message.lower()
+    if "exceeded quota" in lowered:
+        return Trouble(ClusterReason.QUOTA_EXCEEDED, message)
+    if "serviceaccount" in lowered and "not found" in lowered:
+        return Trouble(ClusterReason.MISSING_SERVICE_ACCOUNT, message)
+    return Trouble(ClusterReason.UNKNOWN, message)

@@ -1,0 +1,71 @@
+"""Serves /metrics, /healthz and /readyz from a thread of its own: it must answer when the event loop does not."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+_STALE_SECONDS = 30.0
+_BEAT_SECONDS = 1.0
+Answer = tuple[int, str, bytes]
+
+
+class Health:
+    """What the probes ask for."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._beat = clock()
+        self.ready = False
+        """Set once the operator watches."""
+
+    def beat(self) -> None:
+        """The event loop turns."""
+        self._beat = self._clock()
+
+    async def keep_beating(self) -> None:
+        """Beat as long as the event loop does."""
+        while True:
+            self.beat()
+            await asyncio.sleep(_BEAT_SECONDS)
+
+    def answer(self, path: str, metrics: Callable[[], bytes]) -> Answer:
+        """Status, content type and body for a path."""
+        silent = self._clock() - self._beat
+        if path == "/metrics":
+            return 200, "text/plain; version=0.0.4; charset=utf-8", metrics()
+        if path == "/healthz" and silent > _STALE_SECONDS:
+            return 503, "text/plain", f"the event loop has not turned for {silent:.0f} s\n".encode()
+        if path == "/readyz" and not self.ready:
+            return 503, "text/plain", b"not watching yet\n"
+        if path in ("/healthz", "/readyz"):
+            return 200, "text/plain", b"ok\n"
+        return 404, "text/plain", b"/metrics, /healthz and /readyz are here\n"
+
+
+class Server:
+    """The thread; `port` is the one it got."""
+
+    def __init__(self, host: str, port: int, health: Health, metrics: Callable[[], bytes]) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status, kind, body = health.answer(self.path.split("?", 1)[0], metrics)
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """A probe each few seconds is no news."""
+
+        self._server = ThreadingHTTPServer((host, port), Handler)
+        self._server.daemon_threads = True
+        self.port = int(self._server.server_address[1])
+        threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()

@@ -1,0 +1,156 @@
+"""Everything of kopf: settings, three watches that only enqueue, start and stop."""
+
+import asyncio
+import logging
+import random
+import signal
+from typing import Any
+
+import kopf
+
+from finetune_api import names
+from finetune_operator import health, logs, metrics
+from finetune_operator.cluster import Key, connect
+from finetune_operator.progress import Poller
+from finetune_operator.reconcile import Reconciler, resync
+from finetune_operator.settings import Settings
+from finetune_operator.workqueue import WorkQueue
+
+_logger = logging.getLogger(__name__)
+_SELECTOR = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+_STOP_SECONDS = 8.0
+
+
+def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
+    """Kopf as a list-and-watch engine: it writes nothing to any object and asks for nothing beyond the three kinds."""
+    result = kopf.OperatorSettings()
+    result.persistence.finalizer = f"{names.GROUP}/unused"
+    result.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=names.GROUP, v1=False)
+    result.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=names.GROUP, v1=False)
+    result.scanning.disabled = True
+    result.peering.standalone = True
+    result.posting.enabled = False
+    result.posting.reporting_component = names.MANAGED_BY
+    result.networking.request_timeout = settings.request_seconds
+    result.networking.enforce_retry_after = True
+    result.watching.server_timeout = 300  # an int: kopf puts it into the query as it is
+    result.watching.client_timeout = 310
+    result.watching.connect_timeout = 30
+    result.watching.reconnect_backoff = 1.0
+    result.watching.chunk_size = 500
+    result.watching.label_selectors["batch", "v1", "jobs"] = _SELECTOR
+    result.watching.label_selectors["", "v1", "pods"] = _SELECTOR
+    return result
+
+
+def registry(queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
+    """The watches. Handlers do no I/O and cannot fail: kopf would not call them again."""
+    result = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=result)
+    def login(**context: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**context) or kopf.login_via_client(**context)
+
+    @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=result)
+    async def on_job(namespace: str | None, name: str | None, **_: Any) -> None:
+        _heard(names.PLURAL)
+        queue.add((namespace or "", name or ""))
+
+    @kopf.on.event("batch", "v1", "jobs", registry=result)
+    async def on_batch_job(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
+        _heard("jobs")
+        queue.add((namespace or "", labels.get(names.LABEL_JOB_NAME, "")))
+
+    @kopf.on.event("", "v1", "pods", registry=result)
+    async def on_pod(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
+        _heard("pods")
+        queue.add((namespace or "", labels.get(names.LABEL_JOB_NAME, "")))
+
+    return result
+
+
+def _heard(resource: str) -> None:
+    metrics.LAST_EVENT.labels(resource).set_to_current_time()
+
+
+async def run(settings: Settings) -> int:
+    """Be the operator until SIGTERM or until a part of it fails; returns the exit status."""
+    cluster = await connect(settings.request_seconds)
+    queue: WorkQueue[Key] = WorkQueue(on_retry=metrics.QUEUE_RETRIES.inc)
+    metrics.QUEUE_DEPTH.set_function(lambda: len(queue))
+    poller, state = Poller(settings.progress_seconds, queue.add), health.Health()
+    reconciler = Reconciler(cluster, poller, settings)
+    server = health.Server(settings.http_host, settings.http_port, state, metrics.render)
+    workers = [asyncio.create_task(queue.work(reconciler), name=f"worker {n}") for n in range(settings.workers)]
+    stop, ready = asyncio.Event(), asyncio.Event()
+    parts = [
+        *workers,
+        asyncio.create_task(poller.run(), name="progress"),
+        asyncio.create_task(state.keep_beating(), name="heartbeat"),
+        asyncio.create_task(_when_ready(ready, stop, state), name="readiness"),
+        asyncio.create_task(resync(cluster, settings, queue.add, lambda: random.uniform(0.8, 1.2)), name="resync"),
+    ]
+    watches = asyncio.create_task(_watch(settings, queue, stop, ready), name="watches")
+    try:
+        done, _ = await asyncio.wait([watches, *parts], return_when=asyncio.FIRST_COMPLETED)
+        return _verdict(done, stopping=stop.is_set())
+    finally:
+        state.ready = False
+        stop.set()
+        await _wind_down(queue, workers, [watches, *parts])
+        await cluster.close()
+        server.close()
+
+
+async def _watch(settings: Settings, queue: WorkQueue[Key], stop: asyncio.Event, ready: asyncio.Event) -> None:
+    where: dict[str, Any] = {"namespaces": settings.namespaces} if settings.namespaces else {"clusterwide": True}
+    await kopf.operator(
+        registry=registry(queue),
+        settings=kopf_settings(settings),
+        standalone=True,
+        stop_flag=stop,
+        ready_flag=ready,
+        **where,
+    )
+
+
+async def _when_ready(ready: asyncio.Event, stop: asyncio.Event, state: health.Health) -> None:
+    """Take the signals over from kopf once it has set its own: it would stop, and nobody could tell why."""
+    await ready.wait()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    state.ready = True
+    _logger.info("watching FineTuneJobs, their Jobs and Pods")
+    await stop.wait()
+
+
+def _verdict(done: set[asyncio.Task[None]], *, stopping: bool) -> int:
+    """No part ends by itself: whatever did, without being told to, makes the process exit for a restart."""
+    for task in done:
+        error = task.exception() if not task.cancelled() else None
+        if error is not None or not stopping:
+            _logger.error("%s ended: %s", task.get_name(), error or "nobody told it to", exc_info=error)
+            return 1
+    _logger.info("stopping")
+    return 0
+
+
+async def _wind_down(queue: WorkQueue[Key], workers: list[asyncio.Task[None]], parts: list[asyncio.Task[None]]) -> None:
+    """Finish the passes in hand, then end everything."""
+    queue.stop()
+    await asyncio.wait(workers, timeout=_STOP_SECONDS / 2)
+    for task in parts:
+        if task.get_name() != "watches":
+            task.cancel()
+    await asyncio.wait(parts, timeout=_STOP_SECONDS / 2)
+
+
+def serve(settings: Settings) -> int:
+    """Set up and run; returns the exit status."""
+    logs.set_up(settings.log_format, settings.log_level)
+    metrics.set_version()
+    try:
+        return asyncio.run(run(settings))
+    except KeyboardInterrupt:
+        return 130

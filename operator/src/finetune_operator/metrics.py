@@ -1,0 +1,65 @@
+"""Prometheus metrics. Never an object's name as a label: the number of series must not grow with the jobs."""
+
+import re
+from importlib.metadata import PackageNotFoundError, version
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info, generate_latest
+
+_SECONDS_OF_TRAINING = (60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 72 * 3600)
+RECONCILES = Counter("finetune_reconcile_total", "Passes over a FineTuneJob.", ["result"])
+RECONCILE_SECONDS = Histogram("finetune_reconcile_duration_seconds", "Duration of a pass.")
+QUEUE_DEPTH = Gauge("finetune_workqueue_depth", "FineTuneJobs waiting for a pass.")
+QUEUE_RETRIES = Counter("finetune_workqueue_retries_total", "Passes repeated after an error.")
+API_REQUESTS = Counter("finetune_api_requests_total", "Requests to the API server.", ["verb", "resource", "code"])
+API_SECONDS = Histogram("finetune_api_request_duration_seconds", "Duration of requests.", ["verb", "resource"])
+LAST_EVENT = Gauge("finetune_watch_last_event_timestamp_seconds", "When a watch last brought something.", ["resource"])
+JOBS = Gauge("finetune_jobs", "FineTuneJobs by the reason of their Succeeded condition.", ["state"])
+FINISHED = Counter("finetune_jobs_finished_total", "FineTuneJobs that ended.", ["result", "reason"])
+TRAIN_SECONDS = Histogram(
+    "finetune_train_duration_seconds",
+    "From the first attempt's start to the verdict.",
+    ["result"],
+    buckets=_SECONDS_OF_TRAINING,
+)
+ADAPTER_BYTES = Histogram(
+    "finetune_adapter_bytes", "Size of published adapters.", buckets=[2.0**power for power in range(20, 36, 2)]
+)
+BUILD = Info("finetune_build", "Version of the operator.")
+
+_RESOURCE = re.compile(r"/(finetunejobs|jobs|pods|events)(/[^/?]+)?(/status)?(\?|$)")
+
+
+def set_version() -> None:
+    """Tell the version once; an image runs from source folders and has no package metadata."""
+    try:
+        BUILD.info({"version": version("finetune-operator")})
+    except PackageNotFoundError:
+        BUILD.info({"version": "unknown"})
+
+
+def api_request(verb: str, path: str, code: str, seconds: float) -> None:
+    """Count one request."""
+    found = _RESOURCE.search(path)
+    resource = found[1] + (found[3] or "") if found else "other"
+    API_REQUESTS.labels(verb, resource, code).inc()
+    API_SECONDS.labels(verb, resource).observe(seconds)
+
+
+class States:
+    """Counts jobs by state without naming them in a label."""
+
+    def __init__(self) -> None:
+        self._states: dict[tuple[str, str], str] = {}
+
+    def put(self, key: tuple[str, str], state: str | None) -> None:
+        """The job is in that state now; None: it is gone."""
+        old = self._states.pop(key, None)
+        if state is not None:
+            self._states[key] = state
+        for changed in {old, state} - {None}:
+            JOBS.labels(changed).set(sum(value == changed for value in self._states.values()))
+
+
+def render() -> bytes:
+    """The text that /metrics serves."""
+    return generate_latest(REGISTRY)

@@ -1,0 +1,177 @@
+"""Pure: from the Jobs and Pods of one FineTuneJob to facts about its attempts."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from finetune_api import names
+from finetune_operator import evidence
+from finetune_operator.evidence import Ending, Resource, Trouble
+
+_OVER = ("Succeeded", "Failed")
+
+
+class State(StrEnum):
+    """Where an attempt is."""
+
+    PENDING = "Pending"
+    """No container has started."""
+    STARTING = "Starting"
+    """A node has it; image and volumes are on their way."""
+    RUNNING = "Running"
+    STOPPING = "Stopping"
+    """The container is over, the Job not yet."""
+    ENDED = "Ended"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Facts about one attempt, that is one Job."""
+
+    number: int
+    job_name: str
+    state: State
+    created: datetime
+    suspended: bool = False
+    """What the Job's spec says."""
+    live_pods: int = 0
+    """Pods that still hold resources."""
+    ending: Ending | None = None
+    ended: datetime | None = None
+    trouble: Trouble | None = None
+    node: str | None = None
+    """Where its newest container ran or runs."""
+    pod_ip: str | None = None
+    """Set while the trainer runs."""
+    interruptions: int = 0
+    """Pods that ended without ending the attempt, as far as they are still there to be seen."""
+    pending_since: datetime | None = None
+    """Since when it waits for its container; None when it does not wait."""
+
+    @property
+    def over(self) -> bool:
+        """Nothing of it runs any more."""
+        return self.state is State.ENDED and not self.live_pods
+
+
+@dataclass(frozen=True)
+class Observed:
+    """All attempts that have a Job, oldest first, and pods that outlive theirs."""
+
+    attempts: tuple[Attempt, ...] = ()
+    stray_pods: int = 0
+    """Pods still holding resources whose Job is gone."""
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """An RFC 3339 time as Kubernetes writes it."""
+    return datetime.fromisoformat(text) if text else None
+
+
+def observe(uid: str, jobs: list[Resource], pods: list[Resource], refusals: dict[str, list[str]]) -> Observed:
+    """Facts about the FineTuneJob with that uid.
+
+    Args:
+        uid: Of the FineTuneJob. Jobs of other owners are left out, whatever their labels say.
+        jobs: Jobs that carry its label.
+        pods: Pods that carry its label.
+        refusals: Job uid -> messages of events that say its pod could not be created.
+    """
+    owned = [job for job in jobs if controller_uid(job) == uid and _number(job) is not None]
+    by_job: dict[str | None, list[Resource]] = {}
+    for pod in sorted(pods, key=_age):
+        by_job.setdefault(controller_uid(pod), []).append(pod)
+    attempts = [_attempt(job, by_job.pop(_uid(job), []), refusals.get(_uid(job), [])) for job in owned]
+    strays = sum(_live(pod) for left in by_job.values() for pod in left)
+    return Observed(tuple(sorted(attempts, key=lambda attempt: attempt.number)), strays)
+
+
+def controller_uid(resource: Resource) -> str | None:
+    """Uid of the object's controller."""
+    for owner in resource["metadata"].get("ownerReferences") or []:
+        if owner.get("controller"):
+            return str(owner["uid"])
+    return None
+
+
+def _uid(resource: Resource) -> str:
+    return str(resource["metadata"].get("uid", ""))
+
+
+def _age(pod: Resource) -> tuple[str, str]:
+    return str(pod["metadata"].get("creationTimestamp", "")), str(pod["metadata"].get("name", ""))
+
+
+def _number(job: Resource) -> int | None:
+    text = str((job["metadata"].get("labels") or {}).get(names.LABEL_ATTEMPT, ""))
+    return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
+
+
+def _live(pod: Resource) -> bool:
+    return pod.get("status", {}).get("phase") not in _OVER
+
+
+def _attempt(job: Resource, pods: list[Resource], refusals: list[str]) -> Attempt:
+    metadata = job["metadata"]
+    newest = next((pod for pod in reversed(pods) if _live(pod)), pods[-1] if pods else None)
+    how = evidence.ending(job, newest)
+    state = State.ENDED if how else _state(newest)
+    live = [pod for pod in pods if _live(pod)]
+    return Attempt(
+        number=_number(job) or 0,
+        job_name=metadata["name"],
+        state=state,
+        created=parse_time(metadata["creationTimestamp"]) or datetime.min,
+        suspended=bool(job["spec"].get("suspend")),
+        live_pods=len(live),
+        ending=how,
+        ended=_ended(job) if how else None,
+        trouble=evidence.trouble(newest, refusals) if state in (State.PENDING, State.STARTING) else None,
+        node=_node(newest),
+        pod_ip=newest["status"].get("podIP") if newest and state is State.RUNNING else None,
+        interruptions=_interruptions(job, pods, how),
+        pending_since=_pending_since(job, newest, state),
+    )
+
+
+def _interruptions(job: Resource, pods: list[Resource], how: Ending | None) -> int:
+    """Pods that failed and yet did not end the attempt; a suspended Job's pods were stopped on purpose."""
+    if job["spec"].get("suspend"):
+        return 0
+    over = sum(1 for pod in pods if pod.get("status", {}).get("phase") == "Failed")
+    return max(0, over - (1 if how or len(pods) == over else 0))
+
+
+def _state(pod: Resource | None) -> State:
+    if pod is None:
+        return State.PENDING
+    container = evidence.trainer_state(pod)
+    if not _live(pod) or "terminated" in container:
+        return State.STOPPING
+    if "running" in container:
+        return State.RUNNING
+    return State.STARTING if pod.get("spec", {}).get("nodeName") else State.PENDING
+
+
+def _ended(job: Resource) -> datetime | None:
+    found = evidence.condition(job, "Failed") or evidence.condition(job, "Complete") or {}
+    return parse_time(found.get("lastTransitionTime"))
+
+
+def _node(pod: Resource | None) -> str | None:
+    """Named once the container has run: a node that never got so far says nothing about the attempt."""
+    if pod is None or not {"running", "terminated"} & evidence.trainer_state(pod).keys():
+        return None
+    name = pod.get("spec", {}).get("nodeName")
+    return str(name) if name else None
+
+
+def _pending_since(job: Resource, pod: Resource | None, state: State) -> datetime | None:
+    """The Job's start moves when it resumes, and a pod that replaces another waits anew."""
+    if state not in (State.PENDING, State.STARTING) or job["spec"].get("suspend"):
+        return None
+    status: dict[str, Any] = job.get("status", {})
+    times = [job["metadata"]["creationTimestamp"], status.get("startTime")]
+    times.append(pod["metadata"].get("creationTimestamp") if pod else None)
+    return max(filter(None, (parse_time(time) for time in times)))

@@ -1,0 +1,289 @@
+"""Pure: from one FineTuneJob and what is there to what must be done and what must be said.
+
+The order is JobSet's: deleted, finished, broken, then the story from the newest attempt on. Any pass may be the first
+after a crash, so nothing here relies on an earlier one having finished.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api.load import describe, parse_job
+from finetune_api.names import ActiveReason, ClusterReason, Condition
+from finetune_api.outcome import FollowUp
+from finetune_api.progress import Progress
+from finetune_api.status import AttemptStatus, Status
+from finetune_api.v1alpha1 import FineTuneJob
+from finetune_operator import desired, ledger, report
+from finetune_operator.evidence import Ending, Trouble
+from finetune_operator.observe import Attempt, Observed, State, parse_time
+from finetune_operator.report import Note, Verdict
+from finetune_operator.settings import Settings
+
+RUNNING = (
+    ActiveReason.STARTING,
+    ActiveReason.LOADING,
+    ActiveReason.TRAINING,
+    ActiveReason.EVALUATING,
+    ActiveReason.PUBLISHING,
+)
+_NO_POD_YET_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class CreateJob:
+    """Start an attempt."""
+
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SetSuspend:
+    """The one thing that is ever patched on a Job."""
+
+    job_name: str
+    suspend: bool
+
+
+@dataclass(frozen=True)
+class DeleteSelf:
+    """The FineTuneJob's time to live is over."""
+
+
+Action = CreateJob | SetSuspend | DeleteSelf
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one pass has to do: the actions in order, then the status, then the Events."""
+
+    actions: tuple[Action, ...] = ()
+    status: Status | None = None
+    """None: leave it as it is."""
+    notes: tuple[Note, ...] = ()
+    requeue_after: float | None = None
+    """Seconds until time alone changes the plan."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    verdict: Verdict
+    actions: tuple[Action, ...] = ()
+    requeue_after: float | None = None
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """Everything a decision may look at."""
+
+    job: FineTuneJob
+    namespace: str
+    uid: str
+    status: Status
+    observed: Observed
+    progress: Progress | None
+    now: datetime
+    settings: Settings
+    refused: Trouble | None
+
+
+def plan(
+    resource: dict[str, Any],
+    observed: Observed,
+    progress: Progress | None,
+    now: datetime,
+    settings: Settings,
+    refused: Trouble | None = None,
+) -> Plan:
+    """Decide what follows.
+
+    Args:
+        resource: The FineTuneJob as the API server gives it.
+        observed: Its attempts.
+        progress: What the running trainer said last, if anything.
+        now: The time.
+        settings: The operator's.
+        refused: Why the Job that an earlier plan of this pass wanted could not be created.
+    """
+    metadata = resource["metadata"]
+    if metadata.get("deletionTimestamp"):
+        return Plan()
+    old = report.read_status(resource.get("status"))
+    status, generation = old.model_copy(deep=True), int(metadata["generation"])
+    if report.finished(old):
+        status.observed_generation = generation
+        return _after_the_end(resource, status, observed, now)
+    try:
+        job = parse_job(resource)
+    except ValidationError as error:
+        step = _Step(_invalid(error))
+    else:
+        status.model_name = report.clip(job.spec.model.uri.rstrip("/").rsplit("/", 1)[-1], 256)
+        uid, namespace = metadata["uid"], metadata["namespace"]
+        step = _story(_Scene(job, namespace, uid, status, observed, progress, now, settings, refused))
+    report.pronounce(status, step.verdict, generation, now)
+    return Plan(step.actions, status, report.notes(old, status), step.requeue_after)
+
+
+def _after_the_end(resource: dict[str, Any], status: Status, observed: Observed, now: datetime) -> Plan:
+    """Free what still runs (a job can end while its pod waits), then delete the object when its time is over."""
+    stop = tuple(
+        SetSuspend(attempt.job_name, suspend=True)
+        for attempt in observed.attempts
+        if attempt.state is not State.ENDED and not attempt.suspended
+    )
+    ttl, end = resource["spec"].get("ttlSecondsAfterFinished"), parse_time(status.completion_time)
+    if not isinstance(ttl, int) or end is None:
+        return Plan(stop, status)
+    left = (end + timedelta(seconds=ttl) - now).total_seconds()
+    if left <= 0:
+        return Plan((*stop, DeleteSelf()))
+    return Plan(stop, status, requeue_after=left)
+
+
+def _invalid(error: ValidationError) -> Verdict:
+    found = "; ".join(f"{field} {message}" for field, message in describe(error))
+    return Verdict(ClusterReason.INVALID_SPEC, found, reconciling=False, stalled=True)
+
+
+def _story(scene: _Scene) -> _Step:
+    follow_up = ledger.record(scene.status, scene.observed, scene.now)
+    newest = scene.status.attempts[-1] if scene.status.attempts else None
+    if newest is None:
+        return _start(scene, 1)
+    if follow_up is None:
+        return _ongoing(scene, newest)
+    report.rest_progress(scene.status)
+    if follow_up is FollowUp.SUCCEED:
+        return _Step(Verdict(newest.reason or "", newest.message or "", "True", reconciling=False))
+    if follow_up is FollowUp.FAIL or scene.status.failures > scene.job.spec.retries:
+        return _Step(_failure(newest, scene))
+    return _again(scene, newest, follow_up)
+
+
+def _failure(newest: AttemptStatus, scene: _Scene) -> Verdict:
+    message = ". ".join(filter(None, (newest.message, newest.hint)))
+    if newest.number > 1:
+        message += f" (after {newest.number} attempts; spec.retries is {scene.job.spec.retries})"
+    return Verdict(newest.reason or "", message, "False", reconciling=False, stalled=True)
+
+
+def _again(scene: _Scene, newest: AttemptStatus, follow_up: FollowUp) -> _Step:
+    """The next attempt, after a pause that doubles with every failure; an interrupted run goes on after the first."""
+    settings, ended = scene.settings, parse_time(newest.completion_time) or scene.now
+    doublings = scene.status.failures - 1 if follow_up is FollowUp.RETRY else 0
+    pause = min(settings.retry_seconds * 2 ** min(max(doublings, 0), 20), settings.retry_max_seconds)
+    start = ended + timedelta(seconds=pause)
+    number = newest.number + 1
+    left = (start - scene.now).total_seconds()
+    why = f"attempt {newest.number} ended with {newest.reason}: {newest.message}"
+    if left > 0 and not scene.job.spec.suspend:
+        message = f"{why}; attempt {number} starts at {report.rfc3339(start)}"
+        return _Step(Verdict(ActiveReason.RETRYING, message), requeue_after=left)
+    return _start(scene, number)
+
+
+def _start(scene: _Scene, number: int) -> _Step:
+    job, observed = scene.job, scene.observed
+    if job.spec.suspend:
+        return _Step(_suspended(f"spec.suspend is true; attempt {number} starts when it is false"))
+    if observed.stray_pods or any(attempt.live_pods for attempt in observed.attempts):
+        return _Step(Verdict(ActiveReason.RETRYING, f"attempt {number} waits for the pods of the last one to end"))
+    if scene.refused:
+        verdict = Verdict(scene.refused.reason, scene.refused.message)
+        return _Step(verdict, requeue_after=scene.settings.refused_seconds)
+    manifest = desired.job_manifest(
+        job, namespace=scene.namespace, uid=scene.uid, attempt=number, settings=scene.settings
+    )
+    name = manifest["metadata"]["name"]
+    ledger.add(scene.status, number, name, scene.now)
+    verdict = Verdict(ActiveReason.PENDING, f"Job {name} waits for its pod")
+    return _Step(verdict, (CreateJob(manifest),), requeue_after=_NO_POD_YET_SECONDS)
+
+
+def _suspended(message: str) -> Verdict:
+    return Verdict(ActiveReason.SUSPENDED, message, reconciling=False, suspended=True)
+
+
+def _ongoing(scene: _Scene, newest: AttemptStatus) -> _Step:
+    facts = next((a for a in scene.observed.attempts if a.number == newest.number), None)
+    if scene.progress and facts and facts.state is State.RUNNING:
+        report.show_progress(scene.status, scene.progress)
+    else:
+        report.rest_progress(scene.status)
+    if facts is None:
+        return _Step(_as_before(scene, "its Job was deleted; its pods are still ending"))
+    if scene.job.spec.suspend:
+        return _suspend(facts)
+    if facts.suspended:
+        verdict = Verdict(ActiveReason.PENDING, f"Job {facts.job_name} resumes")
+        return _Step(verdict, (SetSuspend(facts.job_name, suspend=False),))
+    return _late(scene, newest, facts) or _Step(_now(scene, facts), requeue_after=_look_again(scene, facts))
+
+
+def _suspend(facts: Attempt) -> _Step:
+    message = f"Job {facts.job_name} is suspended; it goes on when spec.suspend is false"
+    if facts.live_pods:
+        message = f"Job {facts.job_name} is stopping: its trainer saves a checkpoint"
+    leave = facts.suspended or facts.state is State.ENDED
+    actions = () if leave else (SetSuspend(facts.job_name, suspend=True),)
+    return _Step(_suspended(message), actions)
+
+
+def _late(scene: _Scene, newest: AttemptStatus, facts: Attempt) -> _Step | None:
+    """The attempt waits for longer than it may: final, for the next one would wait no better."""
+    limit, since = scene.job.spec.deadlines.pending_seconds, _pending_since(newest, facts)
+    if limit is None or since is None or (scene.now - since).total_seconds() < limit:
+        return None
+    cause = f"{facts.trouble.reason}: {facts.trouble.message}" if facts.trouble else "nothing says why"
+    message = f"no container ran within spec.deadlines.pendingSeconds ({limit}); {cause}"
+    how = Ending(ClusterReason.PENDING_DEADLINE_EXCEEDED, message, FollowUp.FAIL)
+    ledger.end(scene.status, newest, how, scene.now)
+    return _Step(_failure(newest, scene), requeue_after=0)  # the next pass frees what waits
+
+
+def _pending_since(newest: AttemptStatus, facts: Attempt) -> datetime | None:
+    """An attempt that has run and has no pod at this moment is between two pods, not late."""
+    between = newest.node_name is not None and not facts.live_pods
+    return None if between else facts.pending_since
+
+
+def _look_again(scene: _Scene, facts: Attempt) -> float | None:
+    """Seconds until the deadline, or until the Job controller may have said why it makes no pod."""
+    times = []
+    limit = scene.job.spec.deadlines.pending_seconds
+    if limit is not None and facts.pending_since:
+        times.append(max(0.0, limit - (scene.now - facts.pending_since).total_seconds()))
+    if facts.state is State.PENDING and not facts.live_pods:
+        times.append(_NO_POD_YET_SECONDS)
+    return min(times, default=None)
+
+
+def _now(scene: _Scene, facts: Attempt) -> Verdict:
+    if facts.trouble:
+        return Verdict(facts.trouble.reason, facts.trouble.message)
+    if facts.state is State.RUNNING:
+        return _running(scene, facts)
+    if facts.state is State.STARTING:
+        return Verdict(ActiveReason.STARTING, f"a node prepares the pod of Job {facts.job_name}")
+    if facts.state is State.PENDING:
+        return Verdict(ActiveReason.PENDING, f"Job {facts.job_name} waits for its pod")
+    return _as_before(scene, f"the pod of Job {facts.job_name} ended; its Job follows")
+
+
+def _running(scene: _Scene, facts: Attempt) -> Verdict:
+    reason = scene.progress.phase if scene.progress else _last_reason(scene.status)
+    known = next((phase for phase in RUNNING if phase == reason), ActiveReason.STARTING)
+    return Verdict(known, f"attempt {facts.number} runs on node {facts.node}", reconciling=False)
+
+
+def _last_reason(status: Status) -> str:
+    found = report.find(status, Condition.SUCCEEDED)
+    return found.reason if found else ""
+
+
+def _as_before(scene: _Scene, message: str) -> Verdict:
+    """Between two states of the cluster the last word stands."""
+    return Verdict(_last_reason(scene.status) or ActiveReason.PENDING, message, reconciling=False)

@@ -1,0 +1,181 @@
+"""The story of one pass: read, decide, act, write the status once, record Events."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from finetune_api.names import Condition
+from finetune_api.status import Status
+from finetune_operator import metrics, report
+from finetune_operator.cluster import Cluster, Key
+from finetune_operator.errors import ApiError, RefusedError
+from finetune_operator.events import Recorder
+from finetune_operator.evidence import Trouble
+from finetune_operator.observe import Observed, State, observe
+from finetune_operator.plan import Action, CreateJob, DeleteSelf, Plan, SetSuspend, plan
+from finetune_operator.progress import Poller
+from finetune_operator.settings import Settings
+
+_logger = logging.getLogger(__name__)
+Resource = dict[str, Any]
+
+
+class Reconciler:
+    """Brings one FineTuneJob one step nearer to what its spec says."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        poller: Poller,
+        settings: Settings,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._cluster, self._poller, self._settings, self._clock = cluster, poller, settings, clock
+        self._recorder = Recorder(cluster, settings.pod_name)
+        self._states = metrics.States()
+        self._written: dict[Key, float] = {}
+
+    async def __call__(self, key: Key) -> float | None:
+        """Do a pass; returns when to do the next one if nothing happens before."""
+        with metrics.RECONCILE_SECONDS.time():
+            try:
+                again = await self._pass(key)
+            except ApiError as error:
+                if error.status != 409:
+                    metrics.RECONCILES.labels("error").inc()
+                    raise
+                metrics.RECONCILES.labels("conflict").inc()
+                return 0.2  # somebody changed the object since it was read: read it again
+            except Exception:
+                metrics.RECONCILES.labels("error").inc()
+                raise
+            metrics.RECONCILES.labels("ok").inc()
+            return again
+
+    async def _pass(self, key: Key) -> float | None:
+        resource = await self._cluster.job(key)
+        if resource is None or resource["metadata"].get("deletionTimestamp"):
+            self._forget(key)
+            return None
+        observed = await self._observe(resource)
+        decided = await self._carry_out(key, resource, observed)
+        if decided is None:
+            return None
+        return _earliest(decided.requeue_after, await self._report(key, resource, decided))
+
+    async def _observe(self, resource: Resource) -> Observed:
+        namespace, uid = resource["metadata"]["namespace"], resource["metadata"]["uid"]
+        jobs, pods = await self._cluster.children(namespace, uid)
+        observed = observe(uid, jobs, pods, {})
+        without_pod = {a.job_name for a in observed.attempts if a.state is State.PENDING and not a.live_pods}
+        waiting = [job["metadata"]["uid"] for job in jobs if job["metadata"]["name"] in without_pod]
+        if not waiting:
+            return observed
+        refusals = {job_uid: await self._cluster.refusals(namespace, job_uid) for job_uid in waiting}
+        return observe(uid, jobs, pods, refusals)
+
+    async def _carry_out(self, key: Key, resource: Resource, observed: Observed) -> Plan | None:
+        """Decide and act. A Job that is refused makes another plan: the one that says so."""
+        newest = observed.attempts[-1] if observed.attempts else None
+        number, ip = (newest.number, newest.pod_ip) if newest else (0, None)
+        self._poller.follow(key, number, ip)
+        progress = self._poller.last(key, number, ip)
+        now = self._clock()
+        decided = plan(resource, observed, progress, now, self._settings)
+        try:
+            for action in decided.actions:
+                await self._act(key, resource, action)
+        except RefusedError as error:
+            refused = Trouble(error.reason, error.message)
+            return plan(resource, observed, progress, now, self._settings, refused)
+        return None if any(isinstance(action, DeleteSelf) for action in decided.actions) else decided
+
+    async def _act(self, key: Key, resource: Resource, action: Action) -> None:
+        namespace, _ = key
+        match action:
+            case CreateJob(manifest):
+                _logger.info("%s/%s: creating Job %s", *key, manifest["metadata"]["name"])
+                await self._cluster.create_job(manifest)
+            case SetSuspend(name, suspend):
+                _logger.info("%s/%s: setting suspend of Job %s to %s", *key, name, suspend)
+                await self._cluster.set_suspend(namespace, name, suspend=suspend)
+            case DeleteSelf():
+                _logger.info("%s/%s: ttlSecondsAfterFinished is over, deleting the FineTuneJob", *key)
+                await self._cluster.delete(key, resource["metadata"]["uid"])
+
+    async def _report(self, key: Key, resource: Resource, decided: Plan) -> float | None:
+        """Write the status if it changed; mere progress waits for its turn."""
+        if decided.status is None:
+            return None
+        old, new = resource.get("status") or {}, decided.status
+        self._states.put(key, _reason(new))
+        patch = merge_patch(old, new.to_dict())
+        if not patch:
+            return None
+        left = self._written.get(key, 0.0) + self._settings.status_seconds - time.monotonic()
+        if patch.keys() == {"progress"} and left > 0:
+            return left
+        body = {"metadata": {"resourceVersion": resource["metadata"]["resourceVersion"]}, "status": patch}
+        await self._cluster.patch_status(key, body)
+        self._written[key] = time.monotonic()
+        self._tell(key, report.read_status(old), new, decided)
+        await self._recorder.record(resource, decided.notes, self._clock())
+        return None
+
+    def _tell(self, key: Key, old: Status, new: Status, decided: Plan) -> None:
+        for note in decided.notes:
+            level = logging.INFO if note.type == "Normal" else logging.WARNING
+            _logger.log(level, "%s/%s: %s: %s", *key, note.reason, note.message)
+        if not report.finished(new) or report.finished(old):
+            return
+        verdict = report.find(new, Condition.SUCCEEDED)
+        result = "succeeded" if verdict and verdict.status == "True" else "failed"
+        metrics.FINISHED.labels(result, verdict.reason if verdict else "").inc()
+        if new.start_time and new.completion_time:
+            seconds = datetime.fromisoformat(new.completion_time) - datetime.fromisoformat(new.start_time)
+            metrics.TRAIN_SECONDS.labels(result).observe(seconds.total_seconds())
+        if new.artifact:
+            metrics.ADAPTER_BYTES.observe(new.artifact.bytes)
+
+    def _forget(self, key: Key) -> None:
+        self._poller.follow(key, 0, None)
+        self._states.put(key, None)
+        self._written.pop(key, None)
+
+
+async def resync(cluster: Cluster, settings: Settings, add: Callable[[Key], None], pause: Callable[[], float]) -> None:
+    """Look at every FineTuneJob from time to time, whatever the watches say."""
+    while True:
+        await asyncio.sleep(settings.resync_seconds * pause())
+        try:
+            for key in await cluster.keys(settings.namespaces):
+                add(key)
+        except (ApiError, TimeoutError) as error:
+            _logger.warning("cannot list FineTuneJobs for the resync: %s", error)
+
+
+def merge_patch(old: Resource, new: Resource) -> Resource:
+    """The JSON merge patch (RFC 7386) that turns one object into the other; empty if they are equal."""
+    patch: Resource = dict.fromkeys(old.keys() - new.keys())
+    for key, value in new.items():
+        if key not in old:
+            patch[key] = value
+        elif isinstance(value, dict) and isinstance(old[key], dict):
+            inner = merge_patch(old[key], value)
+            if inner:
+                patch[key] = inner
+        elif value != old[key]:
+            patch[key] = value
+    return patch
+
+
+def _reason(status: Status) -> str:
+    found = report.find(status, Condition.SUCCEEDED)
+    return found.reason if found else "Unknown"
+
+
+def _earliest(*times: float | None) -> float | None:
+    return min((time for time in times if time is not None), default=None)

@@ -1,0 +1,193 @@
+"""Pure: the pieces of a status. Reading the old one, conditions, progress, and the Events that follow from a change."""
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from finetune_api.names import ActiveReason, Condition
+from finetune_api.outcome import Outcome
+from finetune_api.progress import Progress
+from finetune_api.status import (
+    ArtifactStatus,
+    DatasetStatus,
+    EvaluationStatus,
+    MemoryStatus,
+    ProgressStatus,
+    Status,
+    StatusCondition,
+)
+
+Truth = Literal["True", "False", "Unknown"]
+_LARGEST = 2**53 - 1
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a pass has to say about the job as a whole."""
+
+    reason: str
+    message: str
+    succeeded: Truth = "Unknown"
+    reconciling: bool = True
+    """The operator still has something to do before the job is on its way."""
+    stalled: bool = False
+    """Nothing more happens without a person."""
+    suspended: bool = False
+
+
+@dataclass(frozen=True)
+class Note:
+    """One Event to record."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+def read_status(raw: dict[str, Any] | None) -> Status:
+    """The status as stored; one that is not ours to read counts as none, for all of it can be found out again."""
+    try:
+        return Status.model_validate(raw or {})
+    except ValidationError:
+        return Status()
+
+
+def clip(text: str, limit: int) -> str:
+    """Keep a text within its field's bound."""
+    return text if len(text) <= limit else text[: limit - 4] + " ..."
+
+
+def rfc3339(time: datetime) -> str:
+    """A time as Kubernetes writes it."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def find(status: Status, kind: Condition) -> StatusCondition | None:
+    """The condition of that type."""
+    return next((condition for condition in status.conditions if condition.type == kind), None)
+
+
+def finished(status: Status) -> bool:
+    """The verdict fell; it never changes again."""
+    found = find(status, Condition.SUCCEEDED)
+    return found is not None and found.status != "Unknown"
+
+
+def pronounce(status: Status, verdict: Verdict, generation: int, now: datetime) -> None:
+    """Write the verdict into the status: four conditions, each of which keeps its time while its status stays."""
+    entries: list[tuple[Condition, Truth]] = [
+        (Condition.SUCCEEDED, verdict.succeeded),
+        (Condition.SUSPENDED, "True" if verdict.suspended else "False"),
+        (Condition.RECONCILING, "True" if verdict.reconciling else "False"),
+        (Condition.STALLED, "True" if verdict.stalled else "False"),
+    ]
+    status.conditions = [_renew(status, kind, value, verdict, generation, now) for kind, value in entries]
+    status.observed_generation = generation
+    if verdict.succeeded != "Unknown" and status.completion_time is None:
+        status.completion_time = rfc3339(now)
+
+
+def _renew(
+    status: Status, kind: Condition, value: Truth, verdict: Verdict, generation: int, now: datetime
+) -> StatusCondition:
+    old = find(status, kind)
+    speaks = kind is Condition.SUCCEEDED or value == "True"  # a False one has nothing to add but that it is not so
+    return StatusCondition(
+        type=kind.value,
+        status=value,
+        reason=verdict.reason if speaks else f"Not{kind.value}",
+        message=clip(verdict.message, 4096) if speaks else "",
+        last_transition_time=old.last_transition_time if old and old.status == value else rfc3339(now),
+        observed_generation=generation,
+    )
+
+
+def show_progress(status: Status, progress: Progress) -> None:
+    """Put what the trainer says into the status; numbers become strings here and nowhere else."""
+    loss = progress.loss if progress.loss is not None and math.isfinite(progress.loss) else None
+    old = status.progress or ProgressStatus()
+    status.progress = ProgressStatus(
+        phase=progress.phase.value,
+        percentage=f"{progress.percent}%" if progress.total_steps else old.percentage,
+        step=min(progress.step, _LARGEST),
+        total_steps=min(progress.total_steps, _LARGEST),
+        loss=clip(f"{loss:.4f}", 24) if loss is not None else old.loss,
+        eta=duration(progress.eta_seconds) if progress.eta_seconds is not None else None,
+        message=clip(progress.message, 512),
+        updated_time=_told(progress.updated_at) or old.updated_time,
+    )
+
+
+def rest_progress(status: Status) -> None:
+    """Nothing runs now: what was reached stays, an estimate of the time left would be a lie."""
+    if status.progress is not None:
+        status.progress = status.progress.model_copy(update={"eta": None, "message": "", "phase": ""})
+
+
+def show_outcome(status: Status, outcome: Outcome) -> None:
+    """Put what the termination message proves into the status."""
+    if outcome.dataset:
+        status.dataset = DatasetStatus(**outcome.dataset.model_dump())
+    if outcome.artifact:
+        status.artifact = ArtifactStatus(**outcome.artifact.model_dump())
+    if outcome.loss_before is not None or outcome.loss_after is not None:
+        before, after = _decimal(outcome.loss_before), _decimal(outcome.loss_after)
+        status.evaluation = EvaluationStatus(loss_before=before, loss_after=after)
+    if outcome.peak_memory_bytes is not None:
+        status.memory = MemoryStatus(peak_bytes=outcome.peak_memory_bytes)
+    if status.artifact:
+        reached = status.progress or ProgressStatus()
+        total = reached.total_steps or outcome.step
+        status.progress = reached.model_copy(update={"percentage": "100%", "step": outcome.step, "total_steps": total})
+
+
+def duration(seconds: int) -> str:
+    """4m10s, as Kubernetes writes durations: the two largest units that are not zero."""
+    units = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+    parts = []
+    for unit, size in units:
+        count, seconds = divmod(seconds, size)
+        parts.append((count, unit))
+    start = next((index for index, (count, _) in enumerate(parts) if count), len(parts) - 1)
+    return clip("".join(f"{count}{unit}" for count, unit in parts[start : start + 2] if count) or "0s", 64)
+
+
+def _decimal(value: float | None) -> str | None:
+    return clip(f"{value:.4f}", 24) if value is not None and math.isfinite(value) else None
+
+
+def _told(timestamp: float) -> str | None:
+    try:
+        return rfc3339(datetime.fromtimestamp(timestamp, UTC)) if timestamp > 0 else None
+    except (OverflowError, OSError, ValueError):
+        return None
+
+
+_NORMAL = (*ActiveReason, "Published")
+_QUIET = (ActiveReason.PENDING,)
+
+
+def notes(old: Status, new: Status) -> tuple[Note, ...]:
+    """The Events that tell the way from one status to the next, in order."""
+    found = [*_ended(old, new)]
+    if (new.attempt or 0) > (old.attempt or 0):
+        found.append(Note("Normal", "AttemptStarted", f"attempt {new.attempt} is Job {new.job_name}"))
+    if new.preemptions > old.preemptions:
+        message = "the cluster took the pod away; a new one goes on from the last checkpoint"
+        found.append(Note("Warning", "Preempted", message))
+    before, after = find(old, Condition.SUCCEEDED), find(new, Condition.SUCCEEDED)
+    if after and after.reason not in _QUIET and (not before or before.reason != after.reason):
+        found.append(Note("Normal" if after.reason in _NORMAL else "Warning", after.reason, after.message))
+    return tuple(found)
+
+
+def _ended(old: Status, new: Status) -> list[Note]:
+    """Attempts that ended without ending the job; the last one's end is told by the verdict."""
+    known = {attempt.number for attempt in old.attempts if attempt.reason}
+    fresh = [attempt for attempt in new.attempts if attempt.reason and attempt.number not in known]
+    if finished(new):
+        fresh = fresh[:-1]
+    return [Note("Warning", a.reason or "", f"attempt {a.number} ended: {a.message}") for a in fresh]

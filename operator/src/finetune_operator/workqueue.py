@@ -1,0 +1,125 @@
+"""A keyed work queue: a key waits at most once, and is never in two hands at a time."""
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+Handler = Callable[[K], Awaitable[float | None]]
+"""Works on a key; returns the seconds after which it wants to see the key again, or None."""
+
+_logger = logging.getLogger(__name__)
+
+
+class WorkQueue(Generic[K]):
+    """As in client-go: what is added while being worked on is worked on once more afterwards."""
+
+    def __init__(
+        self,
+        *,
+        backoff_base: float = 0.5,
+        backoff_max: float = 300.0,
+        on_retry: Callable[[], None] = lambda: None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._base, self._max = backoff_base, backoff_max
+        self._on_retry, self._jitter = on_retry, jitter
+        self._ready: deque[K] = deque()
+        self._waiting: set[K] = set()  # the keys in _ready
+        self._working: set[K] = set()
+        self._again: set[K] = set()  # added while being worked on
+        self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._failures: dict[K, int] = {}
+        self._news = asyncio.Event()
+        self._stopped = False
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    def add(self, key: K) -> None:
+        """The key wants attention. Call it from the event loop."""
+        if key in self._working:
+            self._again.add(key)
+        elif key not in self._waiting:
+            self._waiting.add(key)
+            self._ready.append(key)
+            self._news.set()
+
+    def add_after(self, key: K, seconds: float) -> None:
+        """The key wants attention then; of two such wishes the earlier one counts."""
+        loop = asyncio.get_running_loop()
+        old = self._timers.get(key)
+        if old is not None and old.when() <= loop.time() + seconds:
+            return
+        if old is not None:
+            old.cancel()
+        self._timers[key] = loop.call_later(seconds, self._due, key)
+
+    def failures(self, key: K) -> int:
+        """How often in a row the key's work has failed."""
+        return self._failures.get(key, 0)
+
+    def stop(self) -> None:
+        """Let the workers end after what they have in hand."""
+        self._stopped = True
+        for timer in self._timers.values():
+            timer.cancel()
+        self._news.set()
+
+    async def work(self, handler: Handler[K]) -> None:
+        """Be a worker until `stop`; start as many as wanted."""
+        while not self._stopped:
+            if not self._ready:
+                self._news.clear()
+                await self._news.wait()
+                continue
+            key = self._ready.popleft()
+            self._waiting.discard(key)
+            self._working.add(key)
+            try:
+                await self._handle(key, handler)
+            finally:
+                self._working.discard(key)
+                if key in self._again:
+                    self._again.discard(key)
+                    self.add(key)
+
+    async def _handle(self, key: K, handler: Handler[K]) -> None:
+        try:
+            again = await handler(key)
+        except Exception as error:
+            delay = self._failed(key)
+            _logger.warning("%s: %s; the next try is in %.1f s", _name(key), _told(error), delay, exc_info=_odd(error))
+            self.add_after(key, delay)
+        else:
+            self._failures.pop(key, None)
+            if again is not None:
+                self.add_after(key, again)
+
+    def _failed(self, key: K) -> float:
+        """Count a failure; returns a pause that doubles each time, of which the upper half is random."""
+        count = self._failures.get(key, 0)
+        self._failures[key] = count + 1
+        self._on_retry()
+        pause: float = min(self._base * 2.0 ** min(count, 30), self._max)
+        return pause * (0.5 + 0.5 * self._jitter())
+
+    def _due(self, key: K) -> None:
+        self._timers.pop(key, None)
+        self.add(key)
+
+
+def _name(key: object) -> str:
+    return "/".join(map(str, key)) if isinstance(key, tuple) else str(key)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _odd(error: Exception) -> bool:
+    """An error of our own making needs its traceback; what the network does every day needs none."""
+    return isinstance(error, (TypeError, LookupError, AttributeError, ValueError, AssertionError))
