@@ -27,6 +27,10 @@ Command = Callable[[Paths, argparse.Namespace], int]
 def _up(paths: Paths, options: argparse.Namespace) -> int:
     if options.install:
         requirements.install(paths)
+    if options.images:
+        requirements.check(paths, images=True)
+        with images.built_meanwhile():
+            binaries.ensure(paths)
     lifecycle.up(paths)
     return 0
 
@@ -56,9 +60,8 @@ def _env(paths: Paths, _: argparse.Namespace) -> int:
     return 0
 
 
-def _binaries(paths: Paths, _: argparse.Namespace) -> int:
-    with paths.exclusive():
-        print(binaries.ensure(paths))
+def _binaries(paths: Paths, options: argparse.Namespace) -> int:
+    print(binaries.ensure(paths, options.only))
     return 0
 
 
@@ -99,6 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parsers["images"].add_argument(
         "names", nargs="*", metavar="NAME", help=f"only these of: {', '.join(images.IMAGES)}"
+    )
+    parsers["binaries"].add_argument(
+        "--only", action="append", default=[], choices=[module.name for module in binaries.MODULES],
+        help="only the programs of this module; may be given several times",
+    )  # fmt: skip
+    parsers["up"].add_argument(
+        "--images", action="store_true", help="also build the images, side by side with the rest"
     )
     for name in ("up", "requirements"):
         parsers[name].add_argument("--install", action="store_true", help="first apt-get install what is missing")

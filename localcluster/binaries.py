@@ -1,7 +1,7 @@
 """Build the cluster's programs from their Go modules, once per set of versions.
 
-Measured on two cores, nothing cached: see the README of this folder. The versions are in `go/*/go.mod`,
-their checksums in go.sum, so the folder name (a hash of both) says exactly what is inside.
+The versions are in `go/*/go.mod`, their checksums in go.sum, so the folder's name, a hash of both, says exactly
+what is inside. Measured on two cores, nothing cached: NUMBERS_BIN.
 """
 
 import os
@@ -9,10 +9,11 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from localcluster import console, process, requirements
+from localcluster import console, process
 from localcluster.errors import LocalClusterError
 from localcluster.state import SOURCE, Paths
 
@@ -60,21 +61,39 @@ MODULES = (
 )
 
 
-def ensure(paths: Paths) -> Path:
-    """Return the folder with every binary, building it first where it is missing."""
-    if requirements.binaries_present(paths):
-        return paths.bin
-    console.say(f"Building the cluster's programs into {paths.bin}: 6 to 12 minutes on two cores, once.")
-    paths.bin.parent.mkdir(parents=True, exist_ok=True)
-    for abandoned in paths.bin.parent.glob("building-*"):
-        shutil.rmtree(abandoned)
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="building-", dir=paths.bin.parent) as building:
-        for module in MODULES:
-            _build(module, Path(building), paths.build_logs / f"go-{module.name}.log")
-        _publish(Path(building), paths.bin)
-    console.say(f"Built {sum(len(m.programs) for m in MODULES)} programs in {time.monotonic() - began:.0f} s.")
+def missing(paths: Paths) -> list[Module]:
+    """Return the modules of which a program is not built yet."""
+    return [module for module in MODULES if not all((paths.bin / name).exists() for name in module.programs)]
+
+
+def ensure(paths: Paths, only: Collection[str] = ()) -> Path:
+    """Return the folder with the programs, building first what is missing.
+
+    Args:
+        paths: The state folder.
+        only: Names of modules; all when empty. `tools` alone is enough for an S3 server.
+    """
+    with paths.exclusive("binaries"):
+        todo = [module for module in missing(paths) if not only or module.name in only]
+        if todo:
+            _build_all(paths, todo)
     return paths.bin
+
+
+def _build_all(paths: Paths, modules: list[Module]) -> None:
+    began = time.monotonic()
+    console.say(f"Building programs into {paths.bin}, once: in all 8 to 15 minutes on two cores.")
+    paths.bin.mkdir(parents=True, exist_ok=True)
+    for abandoned in paths.bin.glob("building-*"):
+        shutil.rmtree(abandoned)
+    for module in modules:
+        with tempfile.TemporaryDirectory(prefix="building-", dir=paths.bin) as building:
+            _build(module, Path(building), paths.build_logs / f"go-{module.name}.log")
+            for name in module.programs:  # each appears whole or not at all
+                (Path(building) / name).rename(paths.bin / name)
+    console.say(
+        f"Built {sum(len(module.programs) for module in modules)} programs in {time.monotonic() - began:.0f} s."
+    )
 
 
 def _build(module: Module, target: Path, log: Path) -> None:
@@ -106,12 +125,3 @@ def _version(go_mod: str, dependency: str) -> dict[str, str]:
     if not found:
         raise LocalClusterError(f"go.mod requires no {dependency}.")
     return dict(zip(("version", "major", "minor"), found.groups(), strict=True))
-
-
-def _publish(building: Path, target: Path) -> None:
-    """Put the finished folder in its place in one step, so that a half-built one is never used."""
-    (building / "complete").touch()
-    building.chmod(0o755)
-    if target.exists():
-        shutil.rmtree(target)
-    building.rename(target)

@@ -4,12 +4,15 @@ Each is built by buildah from a Dockerfile, copied into one OCI layout folder wi
 loaded from there by `imagestore`.
 """
 
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from localcluster import baseimage, builder, console, imagestore, namespaces
-from localcluster.errors import LocalClusterError
+from localcluster.errors import CommandFailedError, LocalClusterError
 from localcluster.state import REPOSITORY, Paths
 
 
@@ -44,14 +47,34 @@ def build_and_load(paths: Paths, names: Sequence[str] = ()) -> None:
         raise LocalClusterError(
             f"There is no image {', '.join(sorted(unknown))}.", remedy=f"The images are: {', '.join(IMAGES)}."
         )
-    with paths.exclusive():
+    with paths.exclusive("images"):
         baseimage.ensure(paths)
         for key in names or IMAGES:
             _build(paths, key, IMAGES[key])
+    with paths.exclusive("cluster"):
         if namespaces.find(paths):
             imagestore.load(paths)
         else:
             console.say("The cluster is down; the next `up` loads the images.")
+
+
+@contextmanager
+def built_meanwhile() -> Iterator[None]:
+    """Build all images in a process of its own while the block runs, and wait for it.
+
+    Compiling the cluster's programs keeps the processor busy, building images mostly the disk.
+    """
+    child = subprocess.Popen([sys.executable, "-m", "localcluster", "images"], cwd=REPOSITORY, start_new_session=True)
+    try:
+        yield
+        while child.poll() is None:  # it speaks for itself
+            time.sleep(0.1)
+    finally:
+        if child.poll() is None:
+            child.terminate()  # it ends its own programs, then itself
+            child.wait()
+    if child.returncode:
+        raise CommandFailedError("Building the images failed; see above.")
 
 
 def _build(paths: Paths, key: str, image: Image) -> None:
@@ -65,5 +88,6 @@ def _build(paths: Paths, key: str, image: Image) -> None:
         )
     else:
         builder.buildah(paths, "naming the base image", "tag", baseimage.NAME, image.name)
-    builder.export(paths, f"exporting the {key} image", image.name, imagestore.layout(paths))
+    with paths.exclusive("layout"):
+        builder.export(paths, f"exporting the {key} image", image.name, imagestore.layout(paths))
     console.say(f"The {key} image {image.name} is built ({time.monotonic() - began:.0f} s).")

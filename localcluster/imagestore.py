@@ -65,7 +65,11 @@ def layout(paths: Paths) -> Path:
 
 def load(paths: Paths) -> None:
     """Load every image whose newest build containerd does not have yet. The cluster is up, or on its way."""
-    source = Layout(layout(paths))
+    with paths.exclusive("layout"):
+        _load(paths, Layout(layout(paths)))
+
+
+def _load(paths: Paths, source: Layout) -> None:
     present = _images_present(paths)
     if not source.images():
         return

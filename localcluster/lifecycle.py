@@ -55,12 +55,12 @@ def up(paths: Paths | None = None) -> None:
     """Bring the cluster up; say so when it already is; clean up what a broken one left."""
     paths = paths or Paths.default()
     requirements.check(paths)
-    with paths.exclusive():
+    binaries.ensure(paths)
+    with paths.exclusive("cluster"):
         if status(paths).healthy:
             console.say("The cluster is up already.")
             imagestore.load(paths)
             return
-        binaries.ensure(paths)
         pause.ensure(paths)
         if teardown.tear_down(paths):
             console.say("Cleaned up what an earlier cluster had left.")
@@ -104,10 +104,11 @@ def _start(paths: Paths) -> None:
 def down(paths: Paths | None = None, *, purge: bool = False) -> None:
     """Take everything down, however much of it there is."""
     paths = paths or Paths.default()
-    with paths.exclusive():
+    with paths.exclusive("cluster"):
         console.say("The cluster is down." if teardown.tear_down(paths) else "There was nothing to take down.")
         if purge:
-            teardown.purge(paths)
+            with paths.exclusive("images"), paths.exclusive("layout"):
+                teardown.purge(paths)
 
 
 def status(paths: Paths | None = None) -> Status:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 
-from localcluster import process, topology
+from localcluster import binaries, process, topology
 from localcluster.errors import MissingRequirementsError
 from localcluster.state import Paths
 
@@ -92,7 +92,7 @@ def _problems_without_package(paths: Paths, machine: Machine, absent: dict[str, 
         problems.append(f"- the user is not root (uid {machine.user()}); a node needs namespaces, mounts and cgroups")
     elif "unshare" not in absent and not machine.capabilities():
         problems.append("- root may not create namespaces here (an unprivileged container?)")
-    if not binaries_present(paths) and not _go_is_new_enough(machine):
+    if binaries.missing(paths) and not _go_is_new_enough(machine):
         problems.append(f"- {MISSING_GO}")
     return problems
 
@@ -111,11 +111,6 @@ def _go_is_new_enough(machine: Machine) -> bool:
         return False
     found = re.match(r"go(\d+)\.(\d+)", machine.go_version().strip())
     return found is not None and tuple(map(int, found.groups())) >= GO_VERSION
-
-
-def binaries_present(paths: Paths) -> bool:
-    """Tell whether a finished build is there; only then may Go be missing."""
-    return (paths.bin / "complete").exists()
 
 
 def check_network() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from localcluster import console
 
 DEFAULT_DIR = "/var/lib/finetune-localcluster"  # short, for unix sockets; not an overlay, for containerd
+USER_DIR = "~/.cache/finetune-localcluster"  # for who is not root: no cluster, but binaries and S3 servers
 SOURCE = Path(__file__).parent
 REPOSITORY = SOURCE.parent
 GO_MODULES = ("kubernetes", "etcd", "tools")
@@ -38,7 +39,8 @@ class Paths:
     @classmethod
     def default(cls) -> "Paths":
         """Return the paths for this environment."""
-        return cls(Path(os.environ.get("LOCALCLUSTER_DIR") or DEFAULT_DIR).resolve())
+        default = DEFAULT_DIR if os.geteuid() == 0 else USER_DIR
+        return cls(Path(os.environ.get("LOCALCLUSTER_DIR") or default).expanduser().resolve())
 
     @property
     def bin(self) -> Path:
@@ -111,11 +113,15 @@ class Paths:
         return self.run / "s3"
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Hold the state folder alone; wait, and say so, while another command works in it."""
+    def exclusive(self, part: str) -> Iterator[None]:
+        """Hold a part of the state folder alone; wait, and say so, while another command works on it.
+
+        The parts: `cluster` (run/), `binaries`, `images` (the builds), `layout` (what builds hand to the cluster).
+        Who needs several takes them in this order.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("a") as lock:
-            heartbeat = console.Heartbeat(f"waiting for another localcluster command in {self.root}", first=0.5)
+        with (self.root / f"lock-{part}").open("a") as lock:
+            heartbeat = console.Heartbeat(f"waiting for another command to release {lock.name}", first=0.5)
             while not _try_lock(lock.fileno()):
                 heartbeat.wait()
             yield
