@@ -64,6 +64,19 @@ class ApiCluster:
         """Close the connections."""
         await self._client.close()
 
+    async def credentials(self) -> dict[str, Any]:
+        """Where the API server is and how to log in, for kopf's watches: one login serves both."""
+        configuration = self._client.configuration
+        auth = (await configuration.auth_settings()).get("BearerToken", {}).get("value") or ""
+        return {
+            "server": configuration.host,
+            "ca_path": configuration.ssl_ca_cert,
+            "insecure": not configuration.verify_ssl,
+            "certificate_path": configuration.cert_file,
+            "private_key_path": configuration.key_file,
+            "token": auth.split(" ", 1)[-1] or None,
+        }
+
     async def keys(self, namespaces: tuple[str, ...]) -> list[Key]:  # noqa: D102 - see Cluster
         found: list[Key] = []
         for namespace in namespaces or (None,):

@@ -10,9 +10,9 @@ import kopf
 
 from finetune_api import names
 from finetune_operator import health, logs, metrics
-from finetune_operator.cluster import Key, connect
+from finetune_operator.cluster import ApiCluster, Key, connect
 from finetune_operator.progress import Poller
-from finetune_operator.reconcile import Reconciler, resync
+from finetune_operator.reconcile import Reconciler, resync, wait_for_api
 from finetune_operator.settings import Settings
 from finetune_operator.workqueue import WorkQueue
 
@@ -43,13 +43,13 @@ def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     return result
 
 
-def registry(queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
+def registry(queue: WorkQueue[Key], cluster: ApiCluster) -> kopf.OperatorRegistry:
     """The watches. Handlers do no I/O and cannot fail: kopf would not call them again."""
     result = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=result)
-    def login(**context: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_service_account(**context) or kopf.login_via_client(**context)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        return kopf.ConnectionInfo(**await cluster.credentials())
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=result)
     async def on_job(namespace: str | None, name: str | None, **_: Any) -> None:
@@ -83,14 +83,16 @@ async def run(settings: Settings) -> int:
     server = health.Server(settings.http_host, settings.http_port, state, metrics.render)
     workers = [asyncio.create_task(queue.work(reconciler), name=f"worker {n}") for n in range(settings.workers)]
     stop, ready = asyncio.Event(), asyncio.Event()
+    _take_signals(stop)
     parts = [
         *workers,
+        asyncio.create_task(_stopped(stop), name="stop"),
         asyncio.create_task(poller.run(), name="progress"),
         asyncio.create_task(state.keep_beating(), name="heartbeat"),
         asyncio.create_task(_when_ready(ready, stop, state), name="readiness"),
         asyncio.create_task(resync(cluster, settings, queue.add, lambda: random.uniform(0.8, 1.2)), name="resync"),
     ]
-    watches = asyncio.create_task(_watch(settings, queue, stop, ready), name="watches")
+    watches = asyncio.create_task(_watch(settings, queue, cluster, stop, ready), name="watches")
     try:
         done, _ = await asyncio.wait([watches, *parts], return_when=asyncio.FIRST_COMPLETED)
         return _verdict(done, stopping=stop.is_set())
@@ -102,10 +104,13 @@ async def run(settings: Settings) -> int:
         server.close()
 
 
-async def _watch(settings: Settings, queue: WorkQueue[Key], stop: asyncio.Event, ready: asyncio.Event) -> None:
+async def _watch(
+    settings: Settings, queue: WorkQueue[Key], cluster: ApiCluster, stop: asyncio.Event, ready: asyncio.Event
+) -> None:
+    await wait_for_api(cluster, settings)
     where: dict[str, Any] = {"namespaces": settings.namespaces} if settings.namespaces else {"clusterwide": True}
     await kopf.operator(
-        registry=registry(queue),
+        registry=registry(queue, cluster),
         settings=kopf_settings(settings),
         standalone=True,
         stop_flag=stop,
@@ -115,14 +120,21 @@ async def _watch(settings: Settings, queue: WorkQueue[Key], stop: asyncio.Event,
 
 
 async def _when_ready(ready: asyncio.Event, stop: asyncio.Event, state: health.Health) -> None:
-    """Take the signals over from kopf once it has set its own: it would stop, and nobody could tell why."""
+    """Take the signals back from kopf once it has set its own: it would stop, and nobody could tell why."""
     await ready.wait()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    _take_signals(stop)
     state.ready = True
     _logger.info("watching FineTuneJobs, their Jobs and Pods")
     await stop.wait()
+
+
+async def _stopped(stop: asyncio.Event) -> None:
+    await stop.wait()
+
+
+def _take_signals(stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 def _verdict(done: set[asyncio.Task[None]], *, stopping: bool) -> int:

@@ -21,6 +21,7 @@ from finetune_operator.settings import Settings
 
 _logger = logging.getLogger(__name__)
 Resource = dict[str, Any]
+_API_SECONDS = 2.0
 
 
 class Reconciler:
@@ -144,6 +145,18 @@ class Reconciler:
         self._poller.follow(key, 0, None)
         self._states.put(key, None)
         self._written.pop(key, None)
+
+
+async def wait_for_api(cluster: Cluster, settings: Settings) -> None:
+    """Wait until FineTuneJobs can be listed: kopf looks for the kinds it watches only once, when it starts."""
+    while True:
+        try:
+            await cluster.keys(settings.namespaces)
+        except (ApiError, TimeoutError) as error:
+            _logger.warning("waiting for FineTuneJobs to be listable: %s", error)
+            await asyncio.sleep(_API_SECONDS)
+        else:
+            return
 
 
 async def resync(cluster: Cluster, settings: Settings, add: Callable[[Key], None], pause: Callable[[], float]) -> None:

@@ -109,16 +109,17 @@ def show_progress(status: Status, progress: Progress) -> None:
     """Put what the trainer says into the status; numbers become strings here and nowhere else."""
     loss = progress.loss if progress.loss is not None and math.isfinite(progress.loss) else None
     old = status.progress or ProgressStatus()
-    status.progress = ProgressStatus(
-        phase=progress.phase.value,
-        percentage=f"{progress.percent}%" if progress.total_steps else old.percentage,
-        step=min(progress.step, _LARGEST),
-        total_steps=min(progress.total_steps, _LARGEST),
-        loss=clip(f"{loss:.4f}", 24) if loss is not None else old.loss,
-        eta=duration(progress.eta_seconds) if progress.eta_seconds is not None else None,
-        message=clip(progress.message, 512),
-        updated_time=_told(progress.updated_at) or old.updated_time,
-    )
+    said = {
+        "phase": progress.phase.value,
+        "percentage": f"{progress.percent}%" if progress.total_steps else old.percentage,
+        "step": min(progress.step, _LARGEST),
+        "total_steps": min(progress.total_steps, _LARGEST),
+        "loss": clip(f"{loss:.4f}", 24) if loss is not None else old.loss,
+        "eta": duration(progress.eta_seconds) if progress.eta_seconds is not None else None,
+        "message": clip(progress.message, 512),
+        "updated_time": _told(progress.updated_at) or old.updated_time,
+    }
+    status.progress = old.model_copy(update=said)
 
 
 def rest_progress(status: Status) -> None:
@@ -134,8 +135,8 @@ def show_outcome(status: Status, outcome: Outcome) -> None:
     if outcome.artifact:
         status.artifact = ArtifactStatus(**outcome.artifact.model_dump())
     if outcome.loss_before is not None or outcome.loss_after is not None:
-        before, after = _decimal(outcome.loss_before), _decimal(outcome.loss_after)
-        status.evaluation = EvaluationStatus(loss_before=before, loss_after=after)
+        losses = {"loss_before": _decimal(outcome.loss_before), "loss_after": _decimal(outcome.loss_after)}
+        status.evaluation = EvaluationStatus().model_copy(update=losses)
     if outcome.peak_memory_bytes is not None:
         status.memory = MemoryStatus(peak_bytes=outcome.peak_memory_bytes)
     if status.artifact:
