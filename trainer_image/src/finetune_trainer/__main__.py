@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None, command: list[str] | None = None) -> int
 
 def _run(options: argparse.Namespace, mailbox: Mailbox, command: list[str] | None) -> Outcome:
     run = runfile.read(options.run_file)
-    work = WorkDir(options.work_dir)
+    work = WorkDir(options.work_dir.resolve())
     _log.info(
         "Attempt %d of %s/%s: checking that %s can be written.", run.attempt, run.namespace, run.name, run.output.uri
     )
@@ -61,7 +61,7 @@ def _run(options: argparse.Namespace, mailbox: Mailbox, command: list[str] | Non
     _serve(options.port, work)
     memory = Memory.of_this_process()
     kills_before = memory.kills()
-    command = command or launch.command(run.processes, options.run_file, options.work_dir)
+    command = command or launch.command(run.processes, options.run_file.resolve(), work.root)
     story = Story(work, _log.info)
     ending = supervise(command, worker_environment, mailbox, options.stop_grace_seconds, story.tick)
     return verdict(ending, work, memory.kills() - kills_before, memory.limit())

@@ -19,7 +19,7 @@ from botocore.exceptions import HTTPClientError, ResponseStreamingError
 from finetune_api.outcome import Reason
 from finetune_api.v1alpha1 import Storage
 from finetune_trainer.errors import RunError
-from finetune_trainer.storage.s3_errors import bucket_missing, translated
+from finetune_trainer.storage.s3_errors import translated
 from finetune_trainer.storage.store import Entry, ObjectMissingError
 
 _MIB = 1 << 20
@@ -131,13 +131,9 @@ class S3Store:
             with translated(self._bucket, endpoint, f"s3://{self._bucket}/{self._key(path)}", self._access_key):
                 yield
         except ObjectMissingError:
-            # A HEAD request gets 404 without a body, for a missing key and for a missing bucket alike.
-            with translated(self._bucket, endpoint, self.uri):
-                try:
-                    self._client.head_bucket(Bucket=self._bucket)
-                except self._client.exceptions.ClientError as error:
-                    if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
-                        raise bucket_missing(self._bucket, endpoint) from error
+            # The answer to HEAD has no body: 404 may also mean the bucket, or on versitygw the access key.
+            with translated(self._bucket, endpoint, self.uri, self._access_key):
+                self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
             raise
 
     @property

@@ -33,6 +33,7 @@ _REMEDY = (
     "(and AWS_SESSION_TOKEN where needed), or outside a cluster set these in the environment."
 )
 _MISSING = ("NoSuchKey", "NotFound", "404")
+_DENIED = ("InvalidAccessKeyId", "ExpiredToken", "InvalidToken", "XAdminUserNotFound")  # the last: versitygw, with 404
 _REGION = ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 _BUSY = ("SlowDown", "RequestTimeout", "Throttling", "TooManyRequests", "RequestLimitExceeded")
 
@@ -69,7 +70,9 @@ def _of_answer(error: ClientError, bucket: str, endpoint: str, uri: str, access_
     said = error.response.get("Error", {}).get("Message") or code
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code == "NoSuchBucket":
-        return bucket_missing(bucket, endpoint)
+        message = f"bucket '{bucket}' does not exist at {endpoint}"
+        hint = "Create it, or correct the URI or spec.storage.endpoint."
+        return RunError(Reason.BUCKET_NOT_FOUND, message, hint)
     if code in _MISSING:
         return ObjectMissingError(uri)
     if code in _REGION:
@@ -77,19 +80,10 @@ def _of_answer(error: ClientError, bucket: str, endpoint: str, uri: str, access_
         return RunError(Reason.INVALID_CONFIGURATION, f"{endpoint} refused {uri}: {code}, {said}", hint)
     if code in _BUSY or status >= 500 or status == 429:
         return _unavailable(endpoint, uri, error)
-    if status in (401, 403) or code.startswith(("InvalidAccessKey", "ExpiredToken", "InvalidToken")):
+    if status in (401, 403) or code in _DENIED:
         key = f" to the access key that ends in {access_key[-4:]}" if len(access_key) >= 8 else ""
         return RunError(Reason.STORAGE_DENIED, f"{endpoint} refused access to {uri}{key}: {code}, {said}", _REMEDY)
     return RunError(Reason.INTERNAL_ERROR, f"{endpoint} answered {status} for {uri}: {code}, {said}")
-
-
-def bucket_missing(bucket: str, endpoint: str) -> RunError:
-    """There is no such bucket."""
-    return RunError(
-        Reason.BUCKET_NOT_FOUND,
-        f"bucket '{bucket}' does not exist at {endpoint}",
-        "Create it, or correct the URI or spec.storage.endpoint.",
-    )
 
 
 def _unavailable(endpoint: str, uri: str, error: BaseException) -> RunError:

@@ -42,7 +42,7 @@ def of_worker(run: RunFile, root: Path, base: Mapping[str, str]) -> dict[str, st
     environment |= _hub(run, base)
     if not os.access(base.get("HOME", "/nonexistent"), os.W_OK):  # else keep it: ~/.aws may hold the credentials
         environment["HOME"] = str(home)
-    for folder in (cache, temporary, home):
+    for folder in (cache, temporary, Path(environment["HOME"])):
         folder.mkdir(parents=True, exist_ok=True)
     return environment
 

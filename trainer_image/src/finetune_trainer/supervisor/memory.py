@@ -18,7 +18,7 @@ class Memory:
 
     @staticmethod
     def of_this_process(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> "Memory":
-        """Find the control group. In a container its path may be the one on the host, while its files are at the top."""
+        """Find the control group. In a container its path may be the host's, while its files are at the top."""
         try:
             lines = own.read_text().splitlines()
         except OSError:

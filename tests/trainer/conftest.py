@@ -1,0 +1,32 @@
+"""A private S3 server for the trainer's tests: real, on loopback, without root."""
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from finetune_api.v1alpha1 import Storage
+from localcluster.s3 import S3Server, start_server
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A running server with the buckets models, datasets and adapters. A missing binary is an error with its remedy."""
+    with start_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_storage(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """`spec.storage` for the server, with its credentials in the environment as in a pod."""
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    return Storage(endpoint=s3.endpoint)
+
+
+@pytest.fixture
+def s3_uri() -> str:
+    """A prefix that no other test uses."""
+    return f"s3://adapters/{uuid4().hex}"
