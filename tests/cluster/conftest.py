@@ -103,11 +103,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(cluster: Cluster, s3_client: Any, tiny_model: Path) -> Cluster:
     """The cluster with the chart installed, a namespace under Pod Security restricted, a model and a dataset."""
     images.build_and_load(cluster.paths, ["operator", "trainer"])
+    operator, _, tag = images.IMAGES["operator"].name.rpartition(":")
+    trainer = images.IMAGES["trainer"].name.rpartition(":")[0]
     command = [
         "helm", "upgrade", "--install", "finetune-operator", "charts/finetune-operator", "--wait", "--timeout=120s",
         "--namespace=finetune-system", "--create-namespace",
-        f"--set=image.repository={images.IMAGES['operator'].name.rpartition(':')[0]},image.tag=dev",
-        f"--set=trainer.image={images.IMAGES['trainer'].name}",
+        f"--set=image.repository={operator},image.tag={tag}",
+        f"--set=trainer.image.repository={trainer},trainer.image.tag={tag}",
     ]  # fmt: skip
     installation = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, check=False)
     assert installation.returncode == 0, installation.stderr
