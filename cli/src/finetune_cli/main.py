@@ -1,0 +1,74 @@
+"""The command `finetune`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from finetune_cli import jobfile, plan
+from finetune_cli.errors import UsageError
+from finetune_cli.run import run as run_plan
+from finetune_cli.validate import validate as validate_files
+
+HELP = """
+Fine-tune a model from one job file, with or without a cluster.
+
+A job file is a FineTuneJob in YAML: a base model, a dataset, a method, and a place for the adapter. `kubectl apply`
+gives it to a cluster that runs finetune-operator; `finetune run` runs the very same trainer on this machine.
+"""
+EXAMPLES = """
+Examples:
+
+finetune validate *.yaml: would the API server take these?
+
+finetune run job.yaml: train here. Ctrl-C saves a checkpoint, the same command resumes.
+
+finetune run jobs.yaml --name mine: one job of a file that holds several.
+
+URIs are file://, s3:// or hf:// here; file://./rows.jsonl is relative to the job file.
+"""
+
+app = typer.Typer(
+    help=HELP, epilog=EXAMPLES, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+
+_Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Job files (YAML, one or more documents).")]
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="Job file (YAML).")]
+_Name = Annotated[str | None, typer.Option(help="Which job, where the file holds several.")]
+_WorkDir = Annotated[
+    Path | None,
+    typer.Option(help="Scratch folder of the run. Unset: one of the job's own below ~/.cache/finetune."),
+]
+_Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the trainer's log too.")]
+
+
+@app.command()
+def validate(files: _Files) -> None:
+    """Check job files as the API server would: every problem with file, document, field and message.
+
+    The exit code is 0 when all are valid, else 1.
+    """
+    if not validate_files(files, Console()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(file: _File, name: _Name = None, work_dir: _WorkDir = None, verbose: _Verbose = False) -> None:
+    """Run a job on this machine: no cluster, no root.
+
+    Ctrl-C saves a checkpoint and stops; the same command goes on from there. A changed job starts anew. The exit code
+    is the trainer's: 0 published, 64 to 66 something in the job to put right, 75 stopped and resumable.
+    """
+    console = Console()
+    try:
+        planned = plan.make(jobfile.choose(jobfile.read(file), name), work_dir)
+        code = run_plan(planned, console, verbose=verbose)
+    except UsageError as error:
+        text = Text.assemble(error.message, *([("\n" + error.remedy, "bold")] if error.remedy else []))
+        console.print(Panel(text, title="cannot run", border_style="red", expand=False))
+        code = error.exit_code
+    sys.exit(code)
