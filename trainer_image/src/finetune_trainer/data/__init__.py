@@ -1,0 +1,8 @@
+"""From JSONL lines to tokens with labels.
+
+rows        lines -> checked conversations, or file and line of what is wrong
+labels      a conversation -> text, and which spans of it are trained
+tokens      spans -> token ids and labels
+dataset     a whole file: rows, tokens, counts
+collate     token rows -> one padded batch
+"""

@@ -1,0 +1,67 @@
+"""What is published beside the weights: the facts for manifest.json, and the model card made of them."""
+
+from importlib.metadata import version
+from typing import Any
+
+import yaml
+
+from finetune_api.run import RunFile
+from finetune_trainer.training.fit import Fitted
+from finetune_trainer.training.inputs import Inputs
+
+PACKAGES = ("finetune-operator", "torch", "transformers", "peft", "accelerate", "bitsandbytes")
+
+
+def facts(run: RunFile, inputs: Inputs, fitted: Fitted) -> dict[str, object]:
+    """What a reader needs to trust or repeat the run; JSON values only."""
+    return {
+        "job": {"name": run.name, "namespace": run.namespace, "uid": run.uid, "attempt": run.attempt},
+        "baseModel": {"uri": run.model.uri, "revision": inputs.revision or run.model.revision},
+        "dataset": {
+            "train": run.dataset.train.uri,
+            "evaluation": run.dataset.evaluation.uri if run.dataset.evaluation else None,
+            **inputs.report.model_dump(by_alias=True),
+        },
+        "method": run.method.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "training": run.training.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "steps": fitted.step,
+        "lossBefore": fitted.loss_before,
+        "lossAfter": fitted.loss_after,
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+
+
+def model_card(run: RunFile, inputs: Inputs, fitted: Fitted, record: dict[str, Any]) -> str:
+    """README.md of the adapter: short, and nothing in it that was not measured."""
+    base, revision = run.model.uri.removeprefix("hf://"), record["baseModel"]["revision"]
+    header: dict[str, object] = {"library_name": "peft", "tags": ["lora"]}
+    if run.model.uri.startswith("hf://"):
+        header["base_model"] = base
+    data = inputs.report
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    method = (
+        f"- Method: {run.method.type}, {fitted.step} optimizer steps of {run.training.batch_size} sequences, peak "
+        f"learning rate {run.training.learning_rate}, seed {run.training.seed}"
+    )
+    dataset = (
+        f"- Data: {data.rows} rows, {data.tokens} tokens, {data.trained_tokens} of them trained; {data.dropped_rows} "
+        f"rows longer than {run.training.max_length} tokens left out; sha256 `{data.sha256}`"
+    )
+    adapter = f"A LoRA adapter (rank {run.method.rank}, alpha {run.method.alpha}) for `{base}`"
+    at = f" at revision `{revision}`." if revision else "."
+    facts_list = [method, dataset, _losses(data.evaluation_rows, fitted), f"- Made with {versions}"]
+    return (
+        "\n\n".join(
+            [f"---\n{yaml.safe_dump(header, sort_keys=False)}---", f"# {run.name}", adapter + at, "\n".join(facts_list)]
+        )
+        + "\n"
+    )
+
+
+def _losses(rows: int, fitted: Fitted) -> str:
+    if fitted.loss_before is None or fitted.loss_after is None:
+        return "- Not evaluated: the job named no held-out rows"
+    return (
+        f"- Mean loss per trained token (nats) on {rows} held-out rows: {fitted.loss_before:.4f} before, "
+        f"{fitted.loss_after:.4f} after"
+    )

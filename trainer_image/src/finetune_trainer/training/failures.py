@@ -1,0 +1,37 @@
+"""Exceptions of other people's code that have a reason of ours."""
+
+import torch
+from torch import distributed
+
+from finetune_api.outcome import Reason
+from finetune_api.run import RunFile
+from finetune_trainer.errors import RunError
+
+
+def explain(error: Exception, run: RunFile) -> RunError:
+    """Turn whatever ended a run into a RunError; what is not known is our own bug and becomes InternalError."""
+    if isinstance(error, RunError):
+        return error
+    text = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError):
+        return RunError(Reason.OUT_OF_GPU_MEMORY, f"out of GPU memory: {text[:600]}", _memory_hint(run))
+    # gloo reports a dead peer as a plain RuntimeError.
+    if isinstance(error, distributed.DistError) or ("gloo" in text and "onnection" in text):
+        return RunError(Reason.PEER_LOST, f"another process of this run is gone: {text[:600]}")
+    return RunError(
+        Reason.INTERNAL_ERROR,
+        f"{type(error).__name__}: {text[:1500]}",
+        "This is a bug of the trainer; its log has the traceback.",
+    )
+
+
+def _memory_hint(run: RunFile) -> str:
+    training = run.training
+    if training.micro_batch_size > 1:
+        return (
+            f"Set training.microBatchSize to {training.micro_batch_size // 2} (now {training.micro_batch_size}); the "
+            "result stays the same."
+        )
+    if not training.gradient_checkpointing:
+        return "Set training.gradientCheckpointing to true; the result stays the same."
+    return "Lower training.maxLength, or use a GPU with more memory."

@@ -1,0 +1,135 @@
+"""Train: base model and adapter in, losses and a probe of the trained model out. The model itself is let go."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import PrinterCallback
+
+from finetune_api.names import ActiveReason
+from finetune_trainer.methods.lora import add_adapter
+from finetune_trainer.methods.quantization import compute_dtype
+from finetune_trainer.publish import CheckpointStore
+from finetune_trainer.training.arguments import training_arguments
+from finetune_trainer.training.callbacks import CheckpointCallback, ReportCallback, StopCallback
+from finetune_trainer.training.inputs import Inputs
+from finetune_trainer.training.loss import mean_nll
+from finetune_trainer.training.model import load_base
+from finetune_trainer.training.session import Session
+from finetune_trainer.training.trainer import SupervisedTrainer
+from finetune_trainer.verify import Probe, probe
+
+PROBE_ROWS = 2
+"""The shortest rows are enough to tell two adapters apart, and their logits are small."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The result of training."""
+
+    step: int
+    loss_before: float | None
+    """Mean NLL per trained token of the held-out rows under the base model; None without held-out rows."""
+    loss_after: float | None
+    probe: Probe
+
+
+def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter: Path) -> Fitted:
+    """Train from the newest checkpoint or from the start, and save the adapter's weights to `adapter`.
+
+    Raises:
+        RunError: NonFiniteLoss, or a reason of model or storage.
+        Stopped: After the checkpoint of the last step is in storage.
+    """
+    run, reporter, processes = session.run, session.reporter, session.processes
+    reporter.say("loading the base model")
+    dtype = compute_dtype(run.training.precision)
+    base = load_base(session.work.model, run.method, dtype, processes.device())
+    model = add_adapter(base, run.method, run.training.seed)
+    reporter.say(_describe(model))
+    with model.disable_adapter():
+        loss_before = _evaluate(session, inputs, model, "the base model")
+    trainer = _trainer(session, inputs, model, checkpoints, dtype)
+    checkpoint = _newest_checkpoint(session, checkpoints)
+    with session.stop.deferred():
+        step = _train(trainer, model, checkpoint)
+    loss_after = _evaluate(session, inputs, model, "the trained model")
+    if processes.first:
+        _save(session, inputs, model, adapter)
+    rows = sorted(inputs.train.rows, key=len)[:PROBE_ROWS]
+    return Fitted(step, loss_before, loss_after, probe(model, inputs.collator(rows), processes.device()))
+
+
+def _trainer(session: Session, inputs: Inputs, model: Any, checkpoints: CheckpointStore, dtype: torch.dtype) -> Any:
+    run, processes = session.run, session.processes
+    trainer = SupervisedTrainer(
+        processes=processes,
+        evaluation_batch_size=run.evaluation.batch_size,
+        model=model,
+        args=training_arguments(run, session.work.checkpoints, dtype),
+        data_collator=inputs.collator,
+        train_dataset=inputs.train.rows,
+        eval_dataset=inputs.evaluation.rows if inputs.evaluation else None,
+        callbacks=[
+            ReportCallback(session.reporter),
+            StopCallback(session.stop, processes),
+            CheckpointCallback(checkpoints, run.training.checkpoints.keep, session.reporter, processes),
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)  # the reporter says it in sentences
+    return trainer
+
+
+def _newest_checkpoint(session: Session, checkpoints: CheckpointStore) -> Path | None:
+    """The newest checkpoint in storage, downloaded. What an older run left on this disk does not count."""
+    folder = session.work.checkpoints
+    if session.processes.first:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        checkpoints.restore_newest(folder)
+    session.processes.barrier()
+    return next(iter(sorted(folder.glob("checkpoint-*"))), None)
+
+
+def _train(trainer: Any, model: Any, checkpoint: Path | None) -> int:
+    """Run the loop to its end and return the step reached."""
+    if checkpoint is not None:
+        state = json.loads((checkpoint / "trainer_state.json").read_bytes())
+        if state["global_step"] >= state["max_steps"]:
+            # Trained to the end, cut off before it was published. The Trainer would go one step too far here.
+            set_peft_model_state_dict(model, load_file(checkpoint / "adapter_model.safetensors"))
+            return int(state["global_step"])
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return int(trainer.state.global_step)
+
+
+def _evaluate(session: Session, inputs: Inputs, model: Any, whose: str) -> float | None:
+    if inputs.evaluation is None:
+        return None
+    reporter = session.reporter
+    reporter.phase(ActiveReason.EVALUATING, f"evaluating {whose} on {len(inputs.evaluation.rows)} held-out rows")
+    batch_size = session.run.evaluation.batch_size
+    loss = mean_nll(model, inputs.evaluation.rows, inputs.collator, batch_size, session.processes)
+    reporter.say(f"evaluation loss of {whose}: {loss:.4f}")
+    return loss
+
+
+def _save(session: Session, inputs: Inputs, model: Any, folder: Path) -> None:
+    """Write adapter and tokenizer as peft and vLLM load them; the base gets the user's name for it, not our disk's."""
+    source = session.run.model
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = source.uri.removeprefix("hf://")
+    config.revision = inputs.revision or source.revision
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder, save_embedding_layers=False)
+    inputs.tokenizer.save_pretrained(folder)
+
+
+def _describe(model: Any) -> str:
+    trained, total = model.get_nb_trainable_parameters()
+    return f"the adapter has {trained} parameters, {100 * trained / total:.2f} % of the model's {total}"

@@ -1,0 +1,69 @@
+"""The loss: negative log-likelihood of the trained tokens, in nats.
+
+Logits are computed only at positions that some row of the batch trains. The output head is a large part of a small
+model's work and of everybody's memory, and the rest of its output would be thrown away.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from finetune_trainer.data.collate import Batch, Collator
+from finetune_trainer.data.tokens import IGNORED, TokenRow
+from finetune_trainer.training.processes import Processes
+
+
+def trained_logits(model: Any, batch: Batch, *, sparse_head: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run the model on a batch.
+
+    Args:
+        model: A causal language model, wrapped or not.
+        batch: Shape [rows, length] each.
+        sparse_head: Whether the model's forward takes `logits_to_keep` (see `has_sparse_head`).
+
+    Returns:
+        Logits in float32, [rows, positions, vocabulary], and the token to predict there, [rows, positions], with
+        IGNORED where only another row of the batch is trained.
+    """
+    targets = batch["labels"][:, 1:]
+    positions = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+    logits = model(**inputs, logits_to_keep=positions).logits if sparse_head else model(**inputs).logits[:, positions]
+    return logits.float(), targets[:, positions]
+
+
+def nll_sum(model: Any, batch: Batch, *, sparse_head: bool = True) -> torch.Tensor:
+    """Sum of the NLL of all trained tokens of a batch; a scalar with a gradient."""
+    logits, targets = trained_logits(model, batch, sparse_head=sparse_head)
+    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def has_sparse_head(model: Any) -> bool:
+    """Whether the model computes logits at chosen positions only."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+
+@torch.inference_mode()
+def mean_nll(model: Any, rows: Sequence[TokenRow], collator: Collator, batch_size: int, processes: Processes) -> float:
+    """Mean NLL per trained token over all rows, exactly: every token weighs the same, however rows are batched.
+
+    The rows are shared among the processes; all get the same result. The model is left in the mode it was in.
+    """
+    sparse_head = has_sparse_head(model)
+    was_training = model.training
+    model.eval()
+    try:
+        total = 0.0
+        # Rows of similar length together: less padding, the same sum.
+        mine = sorted(rows, key=len, reverse=True)[processes.rank :: processes.world]
+        for start in range(0, len(mine), batch_size):
+            batch = collator(mine[start : start + batch_size])
+            on_device = {name: tensor.to(processes.device()) for name, tensor in batch.items()}
+            total += float(nll_sum(model, on_device, sparse_head=sparse_head))
+    finally:
+        model.train(was_training)
+    return processes.sum(total) / sum(row.trained for row in rows)

@@ -1,0 +1,120 @@
+"""Load tokenizer and base model from a local folder; safetensors only, no code from the folder is ever run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from finetune_api.outcome import Reason
+from finetune_api.v1alpha1 import Method
+from finetune_trainer.errors import RunError
+from finetune_trainer.methods.quantization import quantization_config
+
+_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
+"""What transformers raises for a folder that it cannot load. CUDA's out-of-memory is a RuntimeError and passes."""
+
+
+def check_files(folder: Path) -> None:
+    """Check that the folder holds a readable config and readable safetensors; reads headers only.
+
+    Raises:
+        RunError: ModelNotFound, UnsafeModel or InvalidConfiguration, naming the file.
+    """
+    config = folder / "config.json"
+    if not config.exists():
+        raise RunError(Reason.MODEL_NOT_FOUND, "the model has no config.json", "Check model.uri.")
+    try:
+        json.loads(config.read_bytes())
+    except ValueError as error:
+        raise RunError(
+            Reason.INVALID_CONFIGURATION,
+            f"the model's config.json is not valid JSON: {error}",
+            "Upload the model again.",
+        ) from None
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickles = [path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in sorted(folder.glob(pattern))]
+        if pickles:
+            raise RunError(
+                Reason.UNSAFE_MODEL,
+                f"the model has {pickles[0]} but no safetensors; pickle files can run code and are not loaded",
+                "Convert the weights to safetensors.",
+            )
+        raise RunError(Reason.MODEL_NOT_FOUND, "the model has no *.safetensors file", "Check model.uri.")
+    for path in weights:
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise RunError(
+                Reason.INVALID_CONFIGURATION,
+                f"the model's {path.name} is not a whole safetensors file: {error}",
+                "Upload the model again.",
+            ) from None
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the fast tokenizer with its chat template.
+
+    Raises:
+        RunError: InvalidConfiguration.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except _BROKEN as error:
+        raise _unloadable("tokenizer", error) from error
+    if not tokenizer.is_fast:
+        raise RunError(
+            Reason.INVALID_CONFIGURATION,
+            "the model's tokenizer has no tokenizer.json, so it is not known which characters a token stands for",
+            "Save it with transformers as a fast tokenizer and upload it again.",
+        )
+    if not tokenizer.chat_template:
+        raise RunError(
+            Reason.INVALID_CONFIGURATION,
+            "the model has no chat template",
+            "Use an instruction-tuned model, or put a chat_template.jinja beside its tokenizer.json.",
+        )
+    return tokenizer
+
+
+def load_base(folder: Path, method: Method, dtype: torch.dtype, device: torch.device) -> Any:
+    """Load the base model as `method` wants it stored, on `device`.
+
+    Raises:
+        RunError: InvalidConfiguration: unknown architecture, or weights that are missing or of the wrong shape.
+    """
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            quantization_config=quantization_config(method, dtype),
+            device_map={"": device},
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except _BROKEN as error:
+        raise _unloadable("model", error) from error
+    # transformers fills missing weights with random numbers and a warning; a run on them would be worthless.
+    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if missing:
+        raise RunError(
+            Reason.INVALID_CONFIGURATION,
+            f"the model's files lack {len(missing)} weights, for instance {missing[0]}",
+            "Upload the model again, with all its safetensors files.",
+        )
+    return model
+
+
+def _unloadable(what: str, error: Exception) -> RunError:
+    text = " ".join(str(error).split())[:500]
+    return RunError(
+        Reason.INVALID_CONFIGURATION,
+        f"the {what} cannot be loaded: {type(error).__name__}: {text}",
+        "It must be a text model that transformers knows without remote code.",
+    )

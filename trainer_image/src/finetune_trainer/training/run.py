@@ -1,0 +1,91 @@
+"""The story of one run: fetch, read, train, save, verify, publish."""
+
+import gc
+import resource
+
+import torch
+
+from finetune_api.names import ActiveReason
+from finetune_api.outcome import Artifact, Outcome, Reason
+from finetune_trainer.methods.quantization import compute_dtype
+from finetune_trainer.publish import CheckpointStore, check_writable, publish
+from finetune_trainer.storage import Store, open_store
+from finetune_trainer.training.card import facts, model_card
+from finetune_trainer.training.fit import Fitted, fit
+from finetune_trainer.training.inputs import Inputs, bring_inputs
+from finetune_trainer.training.model import load_base
+from finetune_trainer.training.session import Session
+from finetune_trainer.verify import check_reload, check_weights
+
+
+def execute(session: Session) -> Outcome:
+    """Take a run file to its verified, published adapter.
+
+    Raises:
+        RunError: Why there is no adapter.
+        Stopped: Somebody asked the run to stop.
+    """
+    run, reporter, processes = session.run, session.reporter, session.processes
+    reporter.phase(ActiveReason.LOADING, "checking that the result can be written")
+    store = open_store(run.output.uri, run.storage)
+    if processes.first:
+        check_writable(store, run.uid)
+    inputs = bring_inputs(session)
+    checkpoints = CheckpointStore(store, run.uid, reporter.chatter)
+    fitted = fit(session, inputs, checkpoints, session.work.adapter)
+    _free_memory()
+    artifact = None
+    if processes.first:
+        _verify(session, fitted)
+        artifact = _publish(session, inputs, fitted, store)
+        checkpoints.clear()
+    processes.barrier()
+    return Outcome(
+        reason=Reason.PUBLISHED,
+        message=_summary(run.output.uri, fitted),
+        step=fitted.step,
+        artifact=artifact,
+        dataset=inputs.report,
+        loss_before=fitted.loss_before,
+        loss_after=fitted.loss_after,
+        peak_memory_bytes=peak_memory(),
+    )
+
+
+def _verify(session: Session, fitted: Fitted) -> None:
+    """Load what was saved into a fresh base model and compare it with what was trained."""
+    run, work, device = session.run, session.work, session.processes.device()
+    session.reporter.phase(ActiveReason.PUBLISHING, "checking the saved adapter on a fresh base model")
+    check_weights(work.adapter)
+    base = load_base(work.model, run.method, compute_dtype(run.training.precision), device)
+    session.reporter.say(check_reload(base, work.adapter, fitted.probe, device))
+
+
+def _publish(session: Session, inputs: Inputs, fitted: Fitted, store: Store) -> Artifact:
+    run, reporter = session.run, session.reporter
+    record = facts(run, inputs, fitted)
+    (session.work.adapter / "README.md").write_text(model_card(run, inputs, fitted, record))
+    if reporter.metrics_file.exists():
+        store.upload(reporter.metrics_file, f".finetune/{run.uid}/metrics.jsonl")
+    reporter.phase(ActiveReason.PUBLISHING, f"publishing to {run.output.uri}")
+    return publish(session.work.adapter, store, record, reporter.chatter)
+
+
+def _summary(uri: str, fitted: Fitted) -> str:
+    if fitted.loss_before is None or fitted.loss_after is None:
+        return f"the adapter is published at {uri}"
+    return f"the adapter is published at {uri}; evaluation loss {fitted.loss_before:.4f} -> {fitted.loss_after:.4f}"
+
+
+def _free_memory() -> None:
+    """The trained model is gone, but its reference cycles and the GPU's cache are not."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def peak_memory() -> int:
+    """Bytes: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

@@ -1,0 +1,106 @@
+"""Is the saved adapter what was trained? Load it into a fresh base and compare.
+
+A file on disk proves little: adapters have been published empty, all zero, or of another run. Here the saved folder
+must make a fresh base model compute what the trained model computed, and something else than the base alone.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from finetune_api.outcome import Reason
+from finetune_trainer.data.collate import Batch
+from finetune_trainer.errors import RunError
+from finetune_trainer.training.loss import has_sparse_head, trained_logits
+
+RELATIVE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+"""Largest difference between trained and reloaded model, as a share of the largest logit. On one machine it is 0 with
+deterministic kernels; kernels that add in varying order differ by some last bits of the dtype."""
+SHARE_OF_EFFECT = 0.1
+"""And as a share of what the adapter changes: noise must not hide that another adapter was loaded."""
+WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the trained model computes for a few rows; logits are float32 on the CPU, [rows, positions, vocabulary]."""
+
+    batch: Batch
+    """On the CPU."""
+    trained: torch.Tensor
+    base: torch.Tensor
+    """With the adapter turned off."""
+
+
+def probe(model: Any, batch: Batch, device: torch.device) -> Probe:
+    """Run the trained model with and without its adapter."""
+    trained = _logits(model, batch, device)
+    with model.disable_adapter():
+        base = _logits(model, batch, device)
+    return Probe(batch, trained, base)
+
+
+def check_weights(folder: Path) -> None:
+    """Check that every number in the adapter file is finite and that every B matrix has left zero.
+
+    Raises:
+        RunError: VerificationFailed, naming the tensors.
+    """
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except Exception as error:
+        raise _failed(f"{WEIGHTS} cannot be read: {error}") from error
+    if not any("lora_B" in name for name in weights):
+        raise _failed(f"{WEIGHTS} has no LoRA weights; it holds {len(weights)} tensors")
+    broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise _failed(f"{len(broken)} of {len(weights)} tensors are not finite, for instance {broken[0]}")
+    zero = [name for name, tensor in weights.items() if "lora_B" in name and not tensor.any()]
+    if zero:
+        raise _failed(f"{len(zero)} lora_B tensors are all zero, so they change nothing, for instance {zero[0]}")
+
+
+def check_reload(fresh_base: Any, folder: Path, expected: Probe, device: torch.device) -> str:
+    """Load the saved adapter onto `fresh_base` and compare with the trained model; return a sentence with the numbers.
+
+    Raises:
+        RunError: VerificationFailed with the numbers.
+    """
+    try:
+        model = PeftModel.from_pretrained(fresh_base, folder)
+    except Exception as error:
+        raise _failed(f"peft cannot load it: {type(error).__name__}: {error}") from error
+    reloaded = _logits(model, expected.batch, device)
+    if not torch.isfinite(reloaded).all():
+        raise _failed("its logits are not finite")
+    scale = float(expected.trained.abs().max())
+    effect = float((expected.trained - expected.base).abs().max())
+    distance = float((reloaded - expected.trained).abs().max())
+    if effect == 0:
+        raise _failed("its logits are those of the base model")
+    allowed = min(RELATIVE_TOLERANCE.get(_dtype(fresh_base), 2e-2) * scale, SHARE_OF_EFFECT * effect)
+    numbers = f"largest difference {distance:.3g}, allowed {allowed:.3g}, effect of the adapter {effect:.3g}"
+    if distance > allowed:
+        raise _failed(f"loaded into a fresh base it does not compute what was trained ({numbers})")
+    return f"the saved adapter computes what was trained ({numbers})"
+
+
+@torch.inference_mode()
+def _logits(model: Any, batch: Batch, device: torch.device) -> torch.Tensor:
+    model.eval()
+    on_device = {name: tensor.to(device) for name, tensor in batch.items()}
+    return trained_logits(model, on_device, sparse_head=has_sparse_head(model))[0].cpu()
+
+
+def _dtype(model: Any) -> torch.dtype:
+    dtype = model.get_input_embeddings().weight.dtype
+    assert isinstance(dtype, torch.dtype)  # noqa: S101 - for the type checker
+    return dtype
+
+
+def _failed(message: str) -> RunError:
+    return RunError(Reason.VERIFICATION_FAILED, f"the saved adapter failed its check: {message}")

@@ -1,0 +1,95 @@
+"""One training process, as torchrun starts it: `-m finetune_trainer.worker --run-file F --work-dir D`.
+
+Writes its progress and always an outcome into the work folder, and exits with the outcome's code. PID 1 does the rest.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune_api.outcome import Outcome, Reason
+from finetune_api.run import RunFile
+from finetune_trainer.training.stop import Stopped, StopSwitch
+from finetune_trainer.workdir import WorkDir
+
+if TYPE_CHECKING:
+    from finetune_trainer.training.session import Session
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="finetune_trainer.worker", description="Run one training process.")
+    parser.add_argument("--run-file", type=Path, required=True, help="the run file, already checked")
+    parser.add_argument("--work-dir", type=Path, required=True, help="scratch folder, shared with PID 1")
+    options = parser.parse_args(arguments)
+    stop = StopSwitch()
+    stop.install()
+    run, work = RunFile.from_json(options.run_file.read_bytes()), WorkDir(options.work_dir)
+    if os.environ.get("RANK", "0") == "0":
+        work.outcome_file.unlink(missing_ok=True)
+    _prepare_libraries(run)
+    outcome = _run(run, work, stop)
+    # The first process to fail knows the reason; its peers only see it vanish.
+    if not work.outcome_file.exists():
+        work.write_outcome(outcome)
+    log.info("%s: %s: %s", run.name, outcome.reason, outcome.message)
+    return int(outcome.reason.exit_code)
+
+
+def _prepare_libraries(run: RunFile) -> None:
+    """Set what torch, transformers and the hub client read when they are imported."""
+    uris = (run.model.uri, run.dataset.train.uri, run.dataset.evaluation.uri if run.dataset.evaluation else "")
+    if not any(uri.startswith("hf://") for uri in uris):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("finetune_trainer").setLevel(logging.INFO)
+    # bitsandbytes looks for an optional CPU kernel of the hub, and says at length that it is not there.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def _run(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
+    """Run to an outcome, whatever happens."""
+    session: Session | None = None
+    try:
+        log.info("%s: starting", run.name)
+        # torch takes seconds to import: signals and the environment come first.
+        from finetune_trainer.training.start import start  # noqa: PLC0415
+
+        session = start(run, work, stop)
+        from finetune_trainer.training.run import execute  # noqa: PLC0415
+
+        return execute(session)
+    except Stopped:
+        return _stopped(session)
+    except Exception as error:
+        from finetune_trainer.training.failures import explain  # noqa: PLC0415
+
+        failure = explain(error, run)
+        if failure.reason is Reason.INTERNAL_ERROR:
+            log.exception("%s: unexpected error", run.name)
+        return failure.outcome(session.reporter.progress.step if session else 0)
+
+
+def _stopped(session: "Session | None") -> Outcome:
+    if session is None or not session.reporter.saved_step:
+        message = "stopped before the first checkpoint; the next attempt starts from the beginning"
+        return Outcome(reason=Reason.PREEMPTED, message=message)
+    reporter = session.reporter
+    message = f"stopped at step {reporter.progress.step}; checkpoint of step {reporter.saved_step} saved"
+    session.processes.barrier()  # torchrun ends all others when the first one leaves, and rank 0 may still upload
+    return Outcome(reason=Reason.PREEMPTED, message=message, step=reporter.saved_step)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
