@@ -45,7 +45,7 @@ ALL_PACKAGES = sorted({*RUN_TOOLS.values(), *IMAGE_TOOLS.values(), CNI_PACKAGE, 
 class Machine:
     """The questions asked of a machine; a test answers them differently."""
 
-    which: Callable[[str], str | None] = shutil.which
+    which: Callable[[str], str | None] = lambda tool: shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     user: Callable[[], int] = os.geteuid
     system: Callable[[], str] = platform.system
     go_version: Callable[[], str] = lambda: process.attempt(["go", "env", "GOVERSION"]).stdout
