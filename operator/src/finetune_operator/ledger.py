@@ -43,7 +43,7 @@ def add(status: Status, number: int, job_name: str, start: datetime) -> AttemptS
 def end(status: Status, entry: AttemptStatus, how: Ending, when: datetime) -> None:
     """Close an attempt, once."""
     entry.completion_time = report.rfc3339(when)
-    entry.reason, entry.exit_code = how.reason, how.exit_code
+    entry.reason, entry.exit_code = str(how.reason), how.exit_code
     entry.message, entry.hint = report.clip(how.message, 4096), report.clip(how.hint, 1024) or None
     if how.outcome:
         entry.step = how.outcome.step

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from finetune_api import names
+from finetune_api.outcome import ExitCode
 from finetune_operator import evidence
 from finetune_operator.evidence import Ending, Resource, Trouble
 
@@ -136,11 +137,15 @@ def _attempt(job: Resource, pods: list[Resource], refusals: list[str]) -> Attemp
 
 
 def _interruptions(job: Resource, pods: list[Resource], how: Ending | None) -> int:
-    """Pods that failed and yet did not end the attempt; a suspended Job's pods were stopped on purpose."""
+    """Pods that were interrupted and yet did not end the attempt; a suspended Job's pods were stopped on purpose."""
     if job["spec"].get("suspend"):
         return 0
-    over = sum(1 for pod in pods if pod.get("status", {}).get("phase") == "Failed")
-    return max(0, over - (1 if how or len(pods) == over else 0))
+    return sum(_interrupted(pod) for pod in (pods[:-1] if how else pods))
+
+
+def _interrupted(pod: Resource) -> bool:
+    code = evidence.trainer_state(pod).get("terminated", {}).get("exitCode")
+    return not _live(pod) and (code == ExitCode.PREEMPTED or evidence.condition(pod, "DisruptionTarget") is not None)
 
 
 def _state(pod: Resource | None) -> State:

@@ -1,0 +1,205 @@
+"""Laws of the Job's manifest: it is safe, it is ours alone, and it carries everything but a credential."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_api.load import parse_job
+from finetune_api.names import ANNOTATION_RUN_FILE, RUN_FILE_PATH
+from finetune_api.run import RunFile
+from finetune_operator.desired import job_manifest, job_name
+from tests.controller.world import KEY, SETTINGS, SPEC, UID
+
+FULL: dict[str, Any] = {
+    "model": {"uri": "pvc://weights/smol", "secretName": "hub-token"},
+    "dataset": {"train": {"uri": "pvc://data/train.jsonl"}, "evaluation": {"uri": "pvc://data/eval.jsonl"}},
+    "resources": {
+        "gpus": 2,
+        "gpuResource": "amd.com/gpu",
+        "cpu": "500m",
+        "memory": "3Gi",
+        "sharedMemory": "64Mi",
+        "workStorage": "1Gi",
+        "nodeSelector": {"pool": "gpu"},
+        "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "runtimeClassName": "nvidia",
+        "priorityClassName": "low",
+    },
+    "training": {"batchSize": 4},
+    "storage": {"secretName": "s3-credentials", "endpoint": "http://s3.test:9000"},
+    "output": {"uri": "pvc://out/bot"},
+    "deadlines": {"activeSeconds": 3600},
+}
+
+
+def manifest(spec: dict[str, Any], attempt: int = 1, name: str = KEY[1]) -> dict[str, Any]:
+    """The Job of that attempt, as the API server would get it."""
+    labels = {"argocd.argoproj.io/instance": "prod", "app.kubernetes.io/managed-by": "Helm"}
+    resource = {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": name, "namespace": KEY[0], "uid": UID, "labels": labels, "annotations": {"a": "b"}},
+        "spec": spec,
+    }
+    made = job_manifest(parse_job(resource), namespace=KEY[0], uid=UID, attempt=attempt, settings=SETTINGS)
+    return json.loads(json.dumps(made))  # type: ignore[no-any-return]
+
+
+def pod_of(job: dict[str, Any]) -> dict[str, Any]:
+    """Its pod's spec."""
+    return job["spec"]["template"]["spec"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("spec", [SPEC, FULL])
+def test_restricted_pod_security(spec: dict[str, Any]) -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/ restricted, and a read-only root."""
+    pod = pod_of(manifest(spec))
+    for forbidden in ("hostNetwork", "hostPID", "hostIPC"):
+        assert forbidden not in pod
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"]:
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert all("hostPort" not in port for port in container["ports"])
+    kinds = {next(key for key in volume if key != "name") for volume in pod["volumes"]}
+    assert kinds <= {"downwardAPI", "emptyDir", "persistentVolumeClaim"}
+
+
+def test_labels_and_annotations_are_ours_alone() -> None:
+    """What GitOps tools put on the FineTuneJob stays there: on a child it would make them prune it."""
+    job = manifest(SPEC)
+    expected = {
+        "app.kubernetes.io/managed-by": "finetune-operator",
+        "app.kubernetes.io/name": "finetune-trainer",
+        "finetune.dev/job": "bot",
+        "finetune.dev/uid": UID,
+        "finetune.dev/stage": "train",
+        "finetune.dev/attempt": "1",
+    }
+    assert job["metadata"]["labels"] == job["spec"]["template"]["metadata"]["labels"] == expected
+    assert "annotations" not in job["metadata"]
+    assert set(job["spec"]["template"]["metadata"]["annotations"]) == {ANNOTATION_RUN_FILE}
+
+
+def test_owner_collects_it() -> None:
+    """One owner, the FineTuneJob, as its controller: deleting it collects the Job with the operator up or down."""
+    assert manifest(SPEC)["metadata"]["ownerReferences"] == [
+        {
+            "apiVersion": "finetune.dev/v1alpha1",
+            "kind": "FineTuneJob",
+            "name": "bot",
+            "uid": UID,
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+    ]
+    assert "ttlSecondsAfterFinished" not in manifest(SPEC)["spec"]
+
+
+@pytest.mark.parametrize("spec", [SPEC, FULL])
+def test_run_file_round_trips(spec: dict[str, Any]) -> None:
+    """The annotation is the run file, mounted where the trainer looks, and says what the spec says."""
+    job = manifest(spec, attempt=3)
+    text = job["spec"]["template"]["metadata"]["annotations"][ANNOTATION_RUN_FILE]
+    run = RunFile.from_json(text)
+    assert (run.name, run.namespace, run.uid, run.attempt) == ("bot", KEY[0], UID, 3)
+    assert (run.model.uri, run.output.uri) == (spec["model"]["uri"], spec["output"]["uri"])
+    assert run.processes == max(1, spec["resources"]["gpus"])
+    volume = next(v for v in pod_of(job)["volumes"] if "downwardAPI" in v)
+    (item,) = volume["downwardAPI"]["items"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in pod_of(job)["containers"][0]["volumeMounts"]}
+    assert f"{mounts[volume['name']]}/{item['path']}" == RUN_FILE_PATH
+    assert item["fieldRef"]["fieldPath"] == f"metadata.annotations['{ANNOTATION_RUN_FILE}']"
+
+
+def test_credentials_go_by_reference_only() -> None:
+    """Every credential variable names a Secret's key and holds no value."""
+    environment = {entry["name"]: entry for entry in pod_of(manifest(FULL))["containers"][0]["env"]}
+    for name, secret, optional in [
+        ("AWS_ACCESS_KEY_ID", "s3-credentials", False),
+        ("AWS_SECRET_ACCESS_KEY", "s3-credentials", False),
+        ("AWS_SESSION_TOKEN", "s3-credentials", True),
+        ("HF_TOKEN", "hub-token", False),
+    ]:
+        assert "value" not in environment[name]
+        reference = environment[name]["valueFrom"]["secretKeyRef"]
+        assert (reference["name"], reference["key"]) == (secret, name)
+        assert reference.get("optional", False) is optional
+    assert {name for name, entry in environment.items() if "value" in entry} == {"HOME", "AWS_EC2_METADATA_DISABLED"}
+
+
+def test_no_token_without_a_named_account() -> None:
+    """The trainer has no business with the API server."""
+    assert pod_of(manifest(SPEC))["automountServiceAccountToken"] is False
+    assert "serviceAccountName" not in pod_of(manifest(SPEC))
+    named = pod_of(manifest({**SPEC, "serviceAccountName": "s3-reader"}))
+    assert (named["serviceAccountName"], named["automountServiceAccountToken"]) == ("s3-reader", True)
+    assert named["enableServiceLinks"] is False
+
+
+def test_interruptions_are_the_jobs_business_and_failures_ours() -> None:
+    """In this order: disruption and code 75 are ignored, every other code fails the Job; and it is never retried."""
+    spec = manifest(SPEC)["spec"]
+    assert (spec["backoffLimit"], spec["podReplacementPolicy"]) == (0, "Failed")
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+    first, second, third = spec["podFailurePolicy"]["rules"]
+    assert (first["action"], first["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
+    assert (second["action"], second["onExitCodes"]["operator"], second["onExitCodes"]["values"]) == (
+        "Ignore",
+        "In",
+        [75],
+    )
+    assert (third["action"], third["onExitCodes"]["operator"], third["onExitCodes"]["values"]) == (
+        "FailJob",
+        "NotIn",
+        [75],
+    )
+    assert {second["onExitCodes"]["containerName"], third["onExitCodes"]["containerName"]} == {"trainer"}
+
+
+def test_resources_and_placement() -> None:
+    """GPUs are a limit of the named resource; memory is request and limit; placement is passed on."""
+    pod = pod_of(manifest(FULL))
+    assert pod["containers"][0]["resources"] == {
+        "requests": {"cpu": "500m", "memory": "3Gi"},
+        "limits": {"memory": "3Gi", "amd.com/gpu": "2"},
+    }
+    assert "nvidia.com/gpu" not in json.dumps(pod_of(manifest(SPEC)))
+    assert pod["nodeSelector"] == {"pool": "gpu"}
+    assert pod["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert (pod["runtimeClassName"], pod["priorityClassName"]) == ("nvidia", "low")
+    assert manifest(FULL)["spec"]["activeDeadlineSeconds"] == 3600
+    assert "activeDeadlineSeconds" not in manifest(SPEC)["spec"]
+
+
+def test_writable_places_are_bounded_volumes() -> None:
+    """With a read-only root the trainer writes to /work, /tmp and /dev/shm, and to an output claim."""
+    pod = pod_of(manifest(FULL))
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    mounts = {mount["mountPath"]: mount for mount in pod["containers"][0]["volumeMounts"]}
+    assert volumes[mounts["/work"]["name"]]["emptyDir"] == {"sizeLimit": "1Gi"}
+    assert volumes[mounts["/dev/shm"]["name"]]["emptyDir"] == {"medium": "Memory", "sizeLimit": "64Mi"}  # noqa: S108
+    claims = {path: mounts[path]["readOnly"] for path in mounts if path.startswith("/pvc/")}
+    assert claims == {"/pvc/weights": True, "/pvc/data": True, "/pvc/out": False}
+    for path in claims:
+        name = volumes[mounts[path]["name"]]["persistentVolumeClaim"]["claimName"]
+        assert path == f"/pvc/{name}"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.from_regex(r"\A[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?\Z"), st.uuids(), st.uuids(), st.integers(1, 50))
+def test_names(name: str, uid: Any, other: Any, attempt: int) -> None:
+    """Same purpose, same name; another uid or attempt, another name; and it fits a label."""
+    made = job_name(name, str(uid), attempt)
+    assert made == job_name(name, str(uid), attempt)
+    assert made != job_name(name, str(uid), attempt + 1)
+    assert uid == other or made != job_name(name, str(other), attempt)
+    assert made.startswith(f"{name}-")
+    assert len(made) <= 63

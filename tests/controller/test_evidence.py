@@ -1,0 +1,190 @@
+"""Every reason comes from evidence, and what follows is what the table of the design says."""
+
+from typing import Any
+
+import pytest
+
+from tests.controller.world import World, finish, stamp, termination_message
+
+
+def running(world: World) -> dict[str, Any]:
+    """Bring the world to a running trainer; returns its pod."""
+    world.reconcile()
+    world.make_pods()
+    world.start_pods()
+    world.reconcile()
+    (pod,) = [pod for pod in world.pods if pod["status"]["phase"] == "Running"]
+    return pod
+
+
+def waiting(world: World) -> dict[str, Any]:
+    """Bring the world to a pod that waits; returns it."""
+    world.reconcile()
+    world.make_pods()
+    return world.pods[-1]
+
+
+def fail_job(world: World, reason: str = "PodFailurePolicy", message: str = "") -> None:
+    """Let the Job controller give up on the only Job that is not over."""
+    (job,) = [job for job in world.jobs.values() if "conditions" not in job["status"]]
+    world._conclude(job, "Failed", reason, message)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "reason", "ends"),
+    [
+        (65, termination_message("EmptyDataset"), "EmptyDataset", True),
+        (73, termination_message("BucketNotFound"), "BucketNotFound", True),
+        (64, termination_message("UnsafeModel"), "UnsafeModel", True),
+        (80, termination_message("OutOfGPUMemory"), "OutOfGPUMemory", True),
+        (82, termination_message("Hang"), "Hang", False),
+        (69, termination_message("HubUnavailable"), "HubUnavailable", False),
+        (65, "", "Unknown", True),  # the code says what follows, not why
+        (70, "Traceback ...", "Unknown", False),
+        (1, "", "Unknown", False),
+        (137, "", "Unknown", False),  # killed, but nothing says that memory was the cause
+        (70, termination_message("InvalidDataset"), "Unknown", False),  # the two contradict each other
+        (0, "", "Unknown", False),  # no proof of an artifact
+        (0, '{"reason": "Published", "message": "trust me"}', "Unknown", False),
+    ],
+)
+def test_end_by_evidence(code: int, message: str, reason: str, ends: bool) -> None:
+    """A termination message that fits its exit code is believed; else the reason is Unknown and says what was seen."""
+    world = World()
+    finish(running(world), code, message)
+    if code:
+        fail_job(world)
+    else:
+        world.sync_jobs()
+    world.reconcile()
+    (attempt,) = world.status["attempts"]
+    assert (attempt["reason"], attempt["exitCode"]) == (reason, code)
+    assert world.condition()["status"] == ("False" if ends else "Unknown")
+    assert world.condition()["reason"] == (reason if ends else "Retrying")
+    assert str(code) in attempt["message"] or reason != "Unknown"
+
+
+def test_out_of_memory_names_the_limit_and_the_remedy() -> None:
+    """OOMKilled is final, and the message holds the limit that was too small and the field to raise."""
+    world = World({"resources": {"gpus": 0, "memory": "3Gi"}})
+    finish(running(world), 137, termination_message("InternalError"), reason="OOMKilled")
+    fail_job(world)
+    world.reconcile()
+    verdict = world.condition()
+    assert (verdict["status"], verdict["reason"]) == ("False", "OutOfMemory")
+    assert "3Gi" in verdict["message"]
+    assert "spec.resources.memory" in verdict["message"]
+
+
+def test_deadline_is_final_whatever_the_trainer_says() -> None:
+    """The Job's own DeadlineExceeded wins over the trainer's Preempted: it was stopped because time was up."""
+    world = World({"deadlines": {"activeSeconds": 60}})
+    finish(running(world), 75, termination_message("Preempted"))
+    fail_job(world, "DeadlineExceeded")
+    world.reconcile()
+    assert (world.condition()["status"], world.condition()["reason"]) == ("False", "DeadlineExceeded")
+    (job,) = world.jobs.values()
+    assert job["spec"]["activeDeadlineSeconds"] == 60
+
+
+@pytest.mark.parametrize(
+    ("words", "ends"),
+    [
+        ("The node was low on resource: memory.", False),
+        ('Usage of EmptyDir volume "work" exceeds the limit "1Gi".', True),
+    ],
+)
+def test_evicted(words: str, ends: bool) -> None:
+    """Node pressure may be over next time; a volume over its own limit will not be."""
+    world = World()
+    pod = running(world)
+    finish(pod, 137, reason="Error")
+    pod["status"] |= {"reason": "Evicted", "message": words}
+    fail_job(world)
+    world.reconcile()
+    assert world.status["attempts"][0]["reason"] == "Evicted"
+    assert world.condition()["status"] == ("False" if ends else "Unknown")
+
+
+def test_pod_gone_leaves_the_jobs_word() -> None:
+    """Without a pod the Job's condition still holds the exit code; nothing more is claimed."""
+    world = World()
+    running(world)
+    world.pods.clear()
+    fail_job(world, message="Container trainer for pod research/bot-x failed with exit code 65 matching FailJob rule")
+    world.reconcile()
+    assert world.condition()["reason"] == "Unknown"
+    assert world.condition()["status"] == "False"
+    assert "exit code 65" in world.condition()["message"]
+
+
+def test_killed_while_being_deleted_is_an_interruption() -> None:
+    """A trainer that was told to stop and was too slow did not fail; it goes on, uncounted."""
+    world = World()
+    pod = running(world)
+    pod["metadata"]["deletionTimestamp"] = stamp(world.now)
+    finish(pod, 137)
+    fail_job(world)
+    world.reconcile()
+    assert world.status["attempts"][0]["reason"] == "Preempted"
+    assert (world.status["failures"], world.status["preemptions"]) == (0, 1)
+    world.settle()
+    assert world.condition()["status"] == "True"
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "part"),
+    [
+        ({"reason": "ErrImagePull", "message": "not found"}, "ImagePullFailed", "trainer:test"),
+        ({"reason": "ImagePullBackOff", "message": "Back-off"}, "ImagePullFailed", "Back-off"),
+        ({"reason": "InvalidImageName", "message": "couldn't parse"}, "ImagePullFailed", "parse"),
+        (
+            {"reason": "CreateContainerConfigError", "message": 'secret "s3-credentials" not found'},
+            "MissingSecret",
+            "s3-credentials",
+        ),
+    ],
+)
+def test_trouble_is_shown_and_heals(state: dict[str, str], reason: str, part: str) -> None:
+    """What keeps the container from starting is the reason of Succeeded=Unknown, until it is gone."""
+    world = World()
+    pod = waiting(world)
+    pod["spec"]["nodeName"] = "node-1"
+    pod["status"]["containerStatuses"] = [{"name": "trainer", "state": {"waiting": state}}]
+    world.reconcile()
+    assert (world.condition()["status"], world.condition()["reason"]) == ("Unknown", reason)
+    assert part in world.condition()["message"]
+    assert world.condition("Reconciling")["status"] == "True"
+    world.settle()
+    assert world.condition()["reason"] == "Published"
+
+
+def test_unschedulable_speaks_with_the_schedulers_words() -> None:
+    """The scheduler's message is passed on as it is."""
+    world = World()
+    said = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+    conditions = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": said}]
+    waiting(world)["status"]["conditions"] = conditions
+    world.reconcile()
+    assert (world.condition()["reason"], world.condition()["message"]) == ("Unschedulable", said)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ('pods "bot-x" is forbidden: error looking up service account research/ghost: serviceaccount "ghost" not found',
+         "MissingServiceAccount"),
+        ('pods "bot-x" is forbidden: exceeded quota: gpus, requested: ...', "QuotaExceeded"),
+    ],
+)  # fmt: skip
+def test_job_controllers_refusal(message: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod that cannot be created has no status; the Job controller's Event is the evidence."""
+    world = World()
+
+    async def refusals(*_: str) -> list[str]:
+        return [message]
+
+    monkeypatch.setattr(world, "refusals", refusals)
+    world.reconcile()
+    assert world.reconcile() is not None, "no watch brings Events, so the operator must look again by itself"
+    assert (world.condition()["reason"], world.condition()["message"]) == (reason, message)

@@ -1,0 +1,334 @@
+"""A small model of a cluster: the API server's rules and the Job controller's, in memory and in the hands of a test.
+
+It shares no code with the operator. Real semantics kept: deterministic names collide with 409, a status patch needs the
+resourceVersion that was read, owners are uids, an ignored pod failure makes a new pod, any other fails the Job, a
+suspended Job has no pods, and a pod's end is known before its Job's.
+"""
+
+import copy
+import itertools
+import json
+from collections.abc import Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from finetune_operator.errors import ApiError, RefusedError
+from finetune_operator.observe import observe
+from finetune_operator.progress import Poller
+from finetune_operator.reconcile import Reconciler
+from finetune_operator.settings import Settings
+
+KEY = ("research", "bot")
+UID = "0b6f1c1e-8f5b-4c3e-9d55-7a3f0a1b2c3d"
+START = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
+SETTINGS = Settings(trainer_image="trainer:test", retry_seconds=10, retry_max_seconds=300)
+SPEC: dict[str, Any] = {
+    "model": {"uri": "s3://models/smol-135m"},
+    "dataset": {"train": {"uri": "s3://datasets/train.jsonl"}},
+    "resources": {"gpus": 0},
+    "storage": {"secretName": "s3-credentials"},
+    "output": {"uri": "s3://adapters/bot"},
+}
+
+EXIT_CODES = {
+    "Published": 0,
+    "InvalidDataset": 65,
+    "ModelNotFound": 66,
+    "StorageUnavailable": 69,
+    "InternalError": 70,
+    "Preempted": 75,
+    "Diverged": 81,
+    "VerificationFailed": 83,
+}
+"""From the table of docs and design, written down a second time on purpose."""
+
+
+class Crashed(BaseException):
+    """The operator's process is gone."""
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Drive a coroutine that never really waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("the coroutine waits for something")
+
+
+def termination_message(reason: str) -> str:
+    """What the trainer writes."""
+    said: dict[str, Any] = {"reason": reason, "message": f"it was {reason}", "hint": "do this", "step": 7}
+    if reason == "Published":
+        said["artifact"] = {"uri": "s3://adapters/bot", "manifestSha256": "ab" * 32, "bytes": 1234, "files": 5}
+    return json.dumps(said)
+
+
+def stamp(time: datetime) -> str:
+    """As the API server writes times."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class World:
+    """The cluster, the clock, and the operator in it. Implements the operator's Cluster protocol."""
+
+    def __init__(self, spec: dict[str, Any] | None = None, outcomes: tuple[str, ...] = ()) -> None:
+        self.now = START
+        self.outcomes = iter(itertools.chain(outcomes, itertools.repeat("Published")))
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.pods: list[dict[str, Any]] = []
+        self.events: dict[str, dict[str, Any]] = {}
+        self.created: list[tuple[str, str]] = []  # (attempt, name) of every Job that was ever created
+        self.writes: list[str] = []
+        self.writes_left: int | None = None
+        self.history: list[dict[str, Any]] = []
+        self._serial = itertools.count(1)
+        metadata = {"name": KEY[1], "namespace": KEY[0], "uid": UID, "generation": 1, "resourceVersion": "1"}
+        self.resource: dict[str, Any] | None = {
+            "apiVersion": "finetune.dev/v1alpha1",
+            "kind": "FineTuneJob",
+            "metadata": metadata,
+            "spec": {**copy.deepcopy(SPEC), **(spec or {})},
+        }
+        self.restart()
+
+    # -- the operator ---------------------------------------------------------------------------------------------
+
+    def restart(self) -> None:
+        """A new operator process: nothing in memory."""
+        self.reconciler = Reconciler(self, Poller(3, lambda _: None), SETTINGS, clock=lambda: self.now)
+
+    def reconcile(self, crash_after: int | None = None) -> float | None:
+        """One pass; with `crash_after` the process dies after so many writes."""
+        self.writes_left = crash_after
+        try:
+            return run(self.reconciler(KEY))
+        except Crashed:
+            self.restart()
+            return 0
+        finally:
+            self.writes_left = None
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The FineTuneJob's status."""
+        assert self.resource is not None
+        return self.resource.get("status", {})
+
+    def condition(self, kind: str = "Succeeded") -> dict[str, Any]:
+        """One of its conditions."""
+        return next((c for c in self.status.get("conditions", []) if c["type"] == kind), {})
+
+    def observed(self) -> Any:
+        """What the operator's eyes see."""
+        return observe(UID, list(self.jobs.values()), self.pods, {})
+
+    # -- people ---------------------------------------------------------------------------------------------------
+
+    def edit(self, **spec: Any) -> None:
+        """Change the spec as kubectl would."""
+        assert self.resource is not None
+        if any(self.resource["spec"].get(key) != value for key, value in spec.items()):
+            self.resource["spec"].update(spec)
+            self.resource["metadata"]["generation"] += 1
+            self._touch()
+
+    def delete_jobs(self) -> None:
+        """Delete all Jobs by hand; the garbage collector takes their pods."""
+        self.jobs.clear()
+        self.pods.clear()
+
+    # -- the cluster's own controllers ----------------------------------------------------------------------------
+
+    def make_pods(self) -> None:
+        """The Job controller gives each active Job its pod, after it has looked at those that ended."""
+        self.sync_jobs()
+        for job in self.jobs.values():
+            if not _over(job) and not job["spec"].get("suspend") and not self._live(job):
+                self.pods.append(self._pod(job))
+
+    def start_pods(self) -> None:
+        """The kubelet starts what waits."""
+        for pod in self.pods:
+            if pod["status"]["phase"] == "Pending":
+                pod["spec"]["nodeName"] = "node-1"
+                state = {"running": {"startedAt": stamp(self.now)}}
+                pod["status"] = {"phase": "Running", "podIP": "10.0.0.7", "containerStatuses": [_container(state)]}
+
+    def end_pods(self) -> None:
+        """Running trainers end as the script says."""
+        for pod in self.pods:
+            if pod["status"]["phase"] == "Running":
+                reason = next(self.outcomes)
+                finish(pod, EXIT_CODES[reason], termination_message(reason))
+
+    def sync_jobs(self) -> None:
+        """The Job controller draws its conclusions."""
+        for job in self.jobs.values():
+            if _over(job):
+                continue
+            for pod in self._pods_of(job):
+                code = exit_code(pod)
+                if code == 0:
+                    self._conclude(job, "Complete", "CompletionsReached", "")
+                elif code not in (None, 75):
+                    message = (
+                        f"Container trainer for pod {pod['metadata']['name']} failed with exit code {code} matching"
+                    )
+                    self._conclude(job, "Failed", "PodFailurePolicy", message)
+            if job["spec"].get("suspend") and not _over(job):
+                self.pods = [pod for pod in self.pods if pod not in self._pods_of(job)]
+
+    def pass_time(self, seconds: float) -> None:
+        """The clock goes on."""
+        self.now += timedelta(seconds=seconds)
+
+    def settle(self, passes: int = 400) -> None:
+        """Let everybody do their work, in turns, until the job is over and the operator has nothing more to write."""
+        for _ in range(passes):
+            before = len(self.writes)
+            again = self.reconcile()
+            if self.condition().get("status") in ("True", "False") and len(self.writes) == before:
+                return
+            self.make_pods()
+            self.start_pods()
+            self.end_pods()
+            self.sync_jobs()
+            self.pass_time(max(7, again or 0))
+        raise AssertionError(f"no end after {passes} rounds: {self.status}")
+
+    # -- the Cluster protocol -------------------------------------------------------------------------------------
+
+    async def keys(self, namespaces: tuple[str, ...]) -> list[tuple[str, str]]:
+        """See Cluster."""
+        return [KEY] if self.resource and namespaces in ((), (KEY[0],)) else []
+
+    async def job(self, key: tuple[str, str]) -> dict[str, Any] | None:
+        """See Cluster."""
+        return copy.deepcopy(self.resource) if key == KEY else None
+
+    async def children(self, namespace: str, uid: str) -> tuple[list[Any], list[Any]]:
+        """See Cluster."""
+        assert (namespace, uid) == (KEY[0], UID)
+        return copy.deepcopy(list(self.jobs.values())), copy.deepcopy(self.pods)
+
+    async def refusals(self, namespace: str, job_uid: str) -> list[str]:  # noqa: ARG002
+        """See Cluster."""
+        return []
+
+    async def create_job(self, manifest: dict[str, Any]) -> None:
+        """See Cluster."""
+        name = manifest["metadata"]["name"]
+        if name in self.jobs:
+            (owner,) = self.jobs[name]["metadata"]["ownerReferences"]
+            if owner["uid"] != UID:
+                raise RefusedError("NameConflict", f"Job {name} belongs to somebody else")
+            return
+        job = copy.deepcopy(manifest)
+        job["metadata"] |= {"uid": f"job-{next(self._serial)}", "creationTimestamp": stamp(self.now)}
+        job["status"] = {"startTime": stamp(self.now)}
+        self.jobs[name] = job
+        self.created.append((job["metadata"]["labels"]["finetune.dev/attempt"], name))
+        self._wrote("create")
+
+    async def set_suspend(self, namespace: str, name: str, *, suspend: bool) -> None:  # noqa: ARG002
+        """See Cluster."""
+        self.jobs[name]["spec"]["suspend"] = suspend
+        self._wrote("suspend")
+
+    async def patch_status(self, key: tuple[str, str], patch: dict[str, Any]) -> None:
+        """See Cluster."""
+        assert key == KEY
+        assert self.resource is not None
+        if patch["metadata"]["resourceVersion"] != self.resource["metadata"]["resourceVersion"]:
+            raise ApiError(409, "Conflict", "the object has been modified")
+        self.resource["status"] = apply(self.status, copy.deepcopy(patch["status"]))
+        self._touch()
+        self.history.append(copy.deepcopy(self.status))
+        self._wrote("status")
+
+    async def delete(self, key: tuple[str, str], uid: str) -> None:
+        """See Cluster."""
+        assert (key, uid) == (KEY, UID)
+        self.resource = None
+        self.delete_jobs()
+        self._wrote("delete")
+
+    async def record(self, namespace: str, name: str, event: dict[str, Any]) -> None:  # noqa: ARG002
+        """See Cluster."""
+        self.events[name] = event
+        self._wrote("event")
+
+    # -- its inside -----------------------------------------------------------------------------------------------
+
+    def _wrote(self, what: str) -> None:
+        self.writes.append(what)
+        if self.writes_left is not None:
+            self.writes_left -= 1
+            if self.writes_left <= 0:
+                raise Crashed
+
+    def _touch(self) -> None:
+        assert self.resource is not None
+        metadata = self.resource["metadata"]
+        metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 1)
+
+    def _pods_of(self, job: dict[str, Any]) -> list[dict[str, Any]]:
+        return [p for p in self.pods if p["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]]
+
+    def _live(self, job: dict[str, Any]) -> bool:
+        return any(pod["status"]["phase"] in ("Pending", "Running") for pod in self._pods_of(job))
+
+    def _pod(self, job: dict[str, Any]) -> dict[str, Any]:
+        template = copy.deepcopy(job["spec"]["template"])
+        serial = next(self._serial)
+        owner = {"kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"], "controller": True}
+        template["metadata"] |= {
+            "name": f"{job['metadata']['name']}-{serial:05d}",
+            "namespace": KEY[0],
+            "uid": f"pod-{serial}",
+            "creationTimestamp": stamp(self.now),
+            "ownerReferences": [owner],
+        }
+        return {**template, "status": {"phase": "Pending"}}
+
+    def _conclude(self, job: dict[str, Any], kind: str, reason: str, message: str) -> None:
+        said = {"type": kind, "status": "True", "reason": reason, "message": message}
+        job["status"]["conditions"] = [{**said, "lastTransitionTime": stamp(self.now)}]
+
+
+def finish(pod: dict[str, Any], code: int, message: str = "", reason: str = "") -> None:
+    """The trainer's container ends."""
+    ended = {"exitCode": code, "message": message, "reason": reason or ("Error" if code else "Completed")}
+    pod["status"]["phase"] = "Failed" if code else "Succeeded"
+    pod["status"]["containerStatuses"] = [_container({"terminated": ended})]
+    pod["status"].pop("podIP", None)
+
+
+def exit_code(pod: dict[str, Any]) -> int | None:
+    """The trainer's exit code, once there is one."""
+    for container in pod["status"].get("containerStatuses", []):
+        if "terminated" in container["state"]:
+            return int(container["state"]["terminated"]["exitCode"])
+    return None
+
+
+def apply(old: Any, patch: Any) -> Any:
+    """RFC 7386, by its own pseudocode."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(old) if isinstance(old, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = apply(result.get(name), value)
+    return result
+
+
+def _container(state: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "trainer", "state": state}
+
+
+def _over(job: dict[str, Any]) -> bool:
+    return bool(job["status"].get("conditions"))
