@@ -130,7 +130,12 @@ def environment(paths: Paths | None = None) -> dict[str, str]:
     ours = str(paths.bin)
     if ours not in path.split(os.pathsep):
         path = f"{ours}{os.pathsep}{path}"
-    return {"KUBECONFIG": str(paths.kubeconfig), "PATH": path, **server.environment()}
+    return {
+        "KUBECONFIG": str(paths.kubeconfig),
+        "KUBECACHEDIR": str(paths.kubectl_cache),
+        "PATH": path,
+        **server.environment(),
+    }
 
 
 def s3_server(paths: Paths) -> s3.S3Server:
@@ -143,5 +148,6 @@ def s3_server(paths: Paths) -> s3.S3Server:
 
 def kubectl(paths: Paths, *arguments: str, stdin: str | None = None, timeout: float = 60) -> str:
     """Run kubectl as the administrator and return its output."""
-    command = [str(paths.bin / "kubectl"), f"--kubeconfig={paths.kubeconfig}", *arguments]
+    command = [str(paths.bin / "kubectl"), f"--kubeconfig={paths.kubeconfig}", f"--cache-dir={paths.kubectl_cache}"]
+    command += arguments
     return process.run(command, stdin=stdin, timeout=timeout)

@@ -93,6 +93,11 @@ class Paths:
         return self.conf / "admin.kubeconfig"
 
     @property
+    def kubectl_cache(self) -> Path:
+        """What kubectl remembers of this life's API server; beside the home directory's, where it would go stale."""
+        return self.run / "kubectl-cache"
+
+    @property
     def audit(self) -> Path:
         """The API server's audit log, one JSON object a line."""
         return self.log / "audit.jsonl"

@@ -107,7 +107,8 @@ def ready(paths: Paths) -> bool:
 
 
 def _kubectl(paths: Paths) -> list[str]:
-    return [f"{paths.bin}/kubectl", f"--kubeconfig={paths.kubeconfig}", "--request-timeout=5s"]
+    options = [f"--kubeconfig={paths.kubeconfig}", f"--cache-dir={paths.kubectl_cache}", "--request-timeout=5s"]
+    return [f"{paths.bin}/kubectl", *options]
 
 
 def wait_until_usable(node: Node) -> None:
