@@ -139,6 +139,8 @@ def audit_facts(log: Path, start: int) -> tuple[int, int]:
     with log.open("rb") as lines:
         lines.seek(start)
         for line in lines:
+            if not line.endswith(b"\n"):
+                break  # it is being written
             entry = json.loads(line)
             target = entry.get("objectRef", {})
             if entry.get("stage") != "ResponseComplete" or target.get("namespace") != NAMESPACE:

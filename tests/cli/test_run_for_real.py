@@ -1,0 +1,130 @@
+"""`finetune run` with the real trainer on a tiny model: stop, resume, publish; no root, no network."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+JOB = """
+apiVersion: finetune.dev/v1alpha1
+kind: FineTuneJob
+metadata: {name: tiny}
+spec:
+  model: {uri: file://./model}
+  dataset:
+    train: {uri: file://./train.jsonl}
+    evaluation: {uri: file://./eval.jsonl}
+  method: {type: QLoRA, rank: 4}
+  training:
+    maxSteps: %d
+    learningRate: "1e-3"
+    batchSize: 4
+    microBatchSize: 4
+    maxLength: 128
+    checkpoints: {everySteps: 10}
+  resources: {gpus: 0}
+  output: {uri: file://./adapter}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model and some rows."""
+    made = tmp_path_factory.mktemp("run")
+    tiny.save_tiny_model(made / "model")
+    (made / "train.jsonl").write_text(tiny.jsonl(tiny.rows(16)))
+    (made / "eval.jsonl").write_text(tiny.jsonl(tiny.rows(4, start=100)))
+    return made
+
+
+def start(folder: Path, job: str) -> "subprocess.Popen[str]":
+    """Start `finetune run`."""
+    (folder / "job.yaml").write_text(job)
+    return subprocess.Popen(
+        [sys.executable, "-m", "finetune_cli", "run", str(folder / "job.yaml"), "--work-dir", str(folder / "work")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1"},
+    )
+
+
+def progress(folder: Path) -> int:
+    """The step that the trainer says it has reached."""
+    try:
+        return int(json.loads((folder / "work" / "progress.json").read_text())["step"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def test_stop_resume_publish(folder: Path) -> None:
+    """Ctrl-C ends with 75 and a checkpoint; the same command goes on from there and publishes a verified adapter."""
+    job = JOB % 400
+    first = start(folder, job)
+    while progress(folder) < 12:
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.02)
+    first.send_signal(signal.SIGINT)
+    output, _ = first.communicate(timeout=120)
+    assert first.returncode == 75, output
+    assert "run the same command to resume" in output
+    assert not (folder / "adapter" / "manifest.json").exists()
+    stopped_at = int(output.partition("stopped at step ")[2].partition(";")[0])
+    assert 12 <= stopped_at < 400
+
+    second = start(folder, job)
+    output, _ = second.communicate(timeout=240)
+
+    assert second.returncode == 0, output
+    log = (folder / "work" / "trainer.log").read_text()
+    assert str(stopped_at) in log, log  # it says from where it goes on
+    assert "held-out loss" in output
+    check_published(folder / "adapter")
+
+
+def check_published(adapter: Path) -> None:
+    """Every file is what the manifest says, and plain PEFT's file names are there."""
+    manifest = json.loads((adapter / "manifest.json").read_text())
+    assert {"adapter_model.safetensors", "adapter_config.json"} <= set(manifest["files"])
+    for name, facts in manifest["files"].items():
+        assert hashlib.sha256((adapter / name).read_bytes()).hexdigest() == facts["sha256"]
+
+
+def test_the_adapter_loads_with_plain_peft(folder: Path) -> None:
+    """What was published is an adapter of the base model as PEFT reads it, and it changes what the model says."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, folder / "adapter")
+
+    tokens = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        tuned = model(tokens).logits
+        with model.disable_adapter():
+            plain = model(tokens).logits
+    assert not torch.equal(tuned, plain)
+
+
+def test_a_bad_row_ends_with_its_code_and_its_line(folder: Path) -> None:
+    """The user's own mistake: exit code 65, the file and the line, and nothing published."""
+    (folder / "bad.jsonl").write_text(tiny.jsonl(tiny.rows(2)) + '{"messages": [{"role": "user", "con')
+    bad = (JOB % 4).replace("train.jsonl", "bad.jsonl").replace("file://./adapter", "file://./nothing")
+
+    process = start(folder, bad)
+    output, _ = process.communicate(timeout=120)
+
+    assert process.returncode == 65, output
+    assert "InvalidDataset" in output
+    assert "bad.jsonl" in output
+    assert "3" in output
+    assert not (folder / "nothing" / "manifest.json").exists()
