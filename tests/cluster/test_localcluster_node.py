@@ -99,8 +99,10 @@ while True:
     cluster.wait_for("the pod to be ready for the signal", lambda: cluster.kubectl(*log) == "up\n")
 
     cluster.kubectl("-n", namespace, "delete", "pod", name, "--wait=false")
-    end = terminated(name)
-    cluster.kubectl("-n", namespace, "patch", "pod", name, "-p", '{"metadata":{"finalizers":null}}')
+    try:
+        end = terminated(name)
+    finally:
+        cluster.kubectl("-n", namespace, "patch", "pod", name, "-p", '{"metadata":{"finalizers":null}}')
 
     assert (end["exitCode"], end["message"]) == (137, "heard SIGTERM")
 
