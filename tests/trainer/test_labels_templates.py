@@ -1,0 +1,196 @@
+"""Exactly the assistant's tokens and the turn's end token are trained, whatever the template and the content."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from finetune_trainer.data.dataset import renderer
+from finetune_trainer.data.findings import RowError
+from finetune_trainer.data.labels import render_chat
+from finetune_trainer.data.rows import Message, Row
+from finetune_trainer.data.tokens import IGNORED, Labeller, TokenRow
+
+SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+
+# <G> and </G> become generation markers for the independent computation, and nothing for ours.
+TEMPLATES = {
+    "ChatML": (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}"
+        "<G>{{ m['content'] + '<|im_end|>' }}</G>{% else %}{{ m['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
+    "Llama 3": (
+        "{{ bos_token }}{% for m in messages %}"
+        "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' }}{% if m['role'] == 'assistant' %}"
+        "<G>{{ m['content'] | trim + '<|eot_id|>' }}</G>{% else %}{{ m['content'] | trim + '<|eot_id|>' }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+    ),
+    "Mistral, no system role": (
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+        "{% elif m['role'] == 'assistant' %}<G>{{ ' ' + m['content'] + eos_token }}</G>"
+        "{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"
+    ),
+    "strips whitespace": (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ '### Response:\n' }}"
+        "<G>{{ m['content'].strip() + eos_token }}</G>{{ '\n\n' }}"
+        "{% else %}{{ '### Instruction:\n' + m['content'].strip() + '\n\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
+    ),
+}
+CORPUS = [
+    "The quick brown fox jumps over the lazy dog.\n\nHello, how are you today?\n\n\n  I am fine,   thank you.",
+    '{"name": "value", "list": [1, 2, 3]}\n', "über naïve café 北京 日本語 😀😀 \t\ttabs", "### Response:\n\n### Instruction:\n",
+] * 5  # fmt: skip
+
+
+def tokenizer(template: str, *, markers: bool = False, trims_offsets: bool = False) -> Any:
+    """A real byte-level BPE tokenizer of 400 tokens, trained here."""
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    if trims_offsets:
+        inner.post_processor = processors.ByteLevel(trim_offsets=True)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    inner.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", additional_special_tokens=SPECIAL[2:]
+    )
+    opening, closing = ("{% generation %}", "{% endgeneration %}") if markers else ("", "")
+    fast.chat_template = template.replace("<G>", opening).replace("</G>", closing)
+    return fast
+
+
+PLAIN = {name: tokenizer(template) for name, template in TEMPLATES.items()}
+TRIMMING = {name: tokenizer(template, trims_offsets=True) for name, template in TEMPLATES.items()}
+MARKED = {name: tokenizer(template, markers=True) for name, template in TEMPLATES.items()}
+
+contents = st.text(
+    alphabet=st.one_of(st.sampled_from(" \n\tab.#[]"), st.characters(exclude_categories=["Cs"])), max_size=20
+)
+exchanges = st.lists(st.tuples(contents, contents), min_size=1, max_size=3)
+
+
+def chat(pairs: Sequence[tuple[str, str]]) -> list[Message]:
+    return [
+        {"role": role, "content": text}
+        for pair in pairs
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+
+
+def label(fast: Any, messages: Sequence[Message], trained_from: int = 0) -> TokenRow:
+    """Our labels; raises RowError."""
+    rendered = render_chat(Row(tuple(messages), 1, trained_from), renderer(fast))
+    result = Labeller(fast).tokenize([rendered])[0]
+    if isinstance(result, RowError):
+        raise result
+    return result
+
+
+def trained_texts(fast: Any, row: TokenRow) -> list[str]:
+    """The decoded runs of trained tokens."""
+    runs: list[list[int]] = [[]]
+    for token, mark in zip(row.input_ids.tolist(), row.labels.tolist(), strict=True):
+        if mark == IGNORED:
+            runs.append([])
+        else:
+            runs[-1].append(token)
+    return [fast.decode(run, clean_up_tokenization_spaces=False) for run in runs if run]
+
+
+def expected_texts(name: str, messages: Sequence[Message]) -> list[str]:
+    """What the template must make of the assistant's turns, by hand."""
+    answers = [message["content"] for message in messages if message["role"] == "assistant"]
+    if name == "ChatML":
+        return [answer + "<|im_end|>" for answer in answers]
+    if name == "Llama 3":
+        return [answer.strip() + "<|eot_id|>" for answer in answers]
+    if name == "strips whitespace":
+        return [answer.strip() + "</s>" for answer in answers]
+    return [f" {answer}</s>" for answer in answers]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@given(pairs=exchanges)
+@settings(max_examples=40, deadline=None)
+def test_labels_are_those_of_generation_markers(name: str, pairs: list[tuple[str, str]]) -> None:
+    """The mask that transformers makes from markers in the template is ours, which needs no markers.
+
+    Where a token reaches over the border the markers' mask trains a part of the prompt; ours cuts the text there, and the
+    law that holds for both kinds is the text of what is trained.
+    """
+    messages = chat(pairs)
+    row = label(PLAIN[name], messages)
+    assert trained_texts(PLAIN[name], row) == expected_texts(name, messages)
+    marked = MARKED[name].apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    if marked["input_ids"] == row.input_ids.tolist():
+        assert [int(mark != IGNORED) for mark in row.labels.tolist()] == marked["assistant_masks"]
+    kept = row.labels != IGNORED
+    assert (row.labels[kept] == row.input_ids[kept]).all()
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@given(pairs=exchanges)
+@settings(max_examples=25, deadline=None)
+def test_offsets_without_blanks_change_nothing(name: str, pairs: list[tuple[str, str]]) -> None:
+    """A tokenizer whose offsets leave out leading blanks gets the same labels."""
+    plain, trimming = label(PLAIN[name], chat(pairs)), label(TRIMMING[name], chat(pairs))
+    assert trimming.input_ids.tolist() == plain.input_ids.tolist()
+    assert trimming.labels.tolist() == plain.labels.tolist()
+
+
+@pytest.mark.parametrize("answer", ["\n\nHello", "\n", "\n\n", " leading", "  \n x"])
+def test_an_answer_that_melts_into_the_prompt_is_cut_off_it(answer: str) -> None:
+    """No token holds both prompt and answer: in use the prompt is tokenised alone."""
+    fast = PLAIN["ChatML"]
+    messages = chat([("Hi", answer)])
+    row = label(fast, messages)
+    prompt = fast.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+    prompt_ids = fast.encode(prompt, add_special_tokens=False)
+    assert row.input_ids[: len(prompt_ids)].tolist() == prompt_ids
+    assert (row.labels[: len(prompt_ids)] == IGNORED).all()
+    assert trained_texts(fast, row) == [answer + "<|im_end|>"]
+
+
+def test_only_the_completions_turns_are_trained() -> None:
+    """Assistant turns of a conversational prompt are context."""
+    messages = chat([("a", "shot"), ("b", "answer")])
+    row = label(PLAIN["ChatML"], messages, trained_from=2)
+    assert trained_texts(PLAIN["ChatML"], row) == ["answer<|im_end|>"]
+
+
+def test_a_template_without_end_token_trains_its_plain_text_end() -> None:
+    """Where plain text ends a turn, the model has to learn that text to stop."""
+    fast = tokenizer("{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n---\n' }}{% endfor %}"
+                     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}")  # fmt: skip
+    assert trained_texts(fast, label(fast, chat([("a", "b")]))) == ["b\n---\n"]
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "words"),
+    [
+        (TEMPLATES["Mistral, no system role"], [{"role": "system", "content": "s"}, *chat([("a", "b")])],
+         "Only user and assistant roles are supported!"),
+        ("{% for m in messages %}{{ m['role'] + m['content'] + loop.length | string }}{% endfor %}"
+         "{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}", chat([("a", "b")]), "before this turn differently"),
+        ("{% for m in messages %}{% if m['role'] == 'assistant' and loop.last %}{{ 'THINK' }}{% endif %}{{ m['content'] }}"
+         "{% endfor %}", chat([("a", "b"), ("c", "d")]), "once more messages follow"),
+        ("{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}",
+         chat([("a", "b")]), "trains nothing"),
+        (TEMPLATES["ChatML"], chat([("a", "b")])[1:], "starts with an assistant turn"),
+    ],
+)  # fmt: skip
+def test_refuses_what_cannot_be_labelled(template: str, messages: list[Message], words: str) -> None:
+    """A template that breaks the prefix law, or refuses the row, ends in a reason and never in a guess."""
+    with pytest.raises(RowError, match=words):
+        label(tokenizer(template.replace("<G>", "").replace("</G>", "")), messages)
