@@ -1,0 +1,250 @@
+"""PID 1 over real processes: signals reach the worker, orphans are reaped, and every end has its reason and code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from finetune_api.outcome import MAX_MESSAGE_BYTES, Outcome, Reason
+from finetune_trainer.workdir import WorkDir
+
+TIMEOUT = 60
+READY = 'say("ready"); time.sleep(100)\n'
+PATIENT = """
+def stop(*_):
+    finish("Preempted", "saved", 7)
+    sys.exit(75)
+signal.signal(signal.SIGTERM, stop)
+"""
+STUBBORN = "signal.signal(signal.SIGTERM, lambda *_: say('asked'))\n"
+
+
+def _run_file(folder: Path, **changes: object) -> Path:
+    document = {
+        "name": "bot",
+        "namespace": "local",
+        "uid": "uid-1",
+        "method": {},
+        "training": {},
+        "evaluation": {},
+        "model": {"uri": f"file://{folder}/model"},
+        "storage": {},
+        "output": {"uri": f"file://{folder}/out"},
+        "dataset": {"train": {"uri": f"file://{folder}/rows.jsonl"}},
+    }
+    (folder / "run.json").write_text(json.dumps(document | changes))
+    return folder / "run.json"
+
+
+class Supervised:
+    """A trainer under test."""
+
+    def __init__(self, folder: Path, worker: str, *options: str, **changes: object) -> None:
+        self.work = WorkDir(folder / "work")
+        self._log = folder / "termination-log"
+        program = [sys.executable, str(Path(__file__).with_name("supervised.py")), worker]
+        arguments = ["--run-file", str(_run_file(folder, **changes)), "--work-dir", str(self.work.root)]
+        self.process = subprocess.Popen(
+            [*program, *arguments, "--termination-log", str(self._log), "--port", "0", *options],
+            env={**os.environ, "TEST_WORK": str(self.work.root)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait_for(self, word: str) -> str:
+        """Read the output up to a line that starts with this word, and return the line."""
+        assert self.process.stdout
+        return next(line for line in self.process.stdout if line.split()[0] == word)
+
+    def ended(self) -> tuple[int, Outcome, str]:
+        """The exit code, the termination message, and the rest of the output."""
+        assert self.process.stdout
+        output = self.process.stdout.read()
+        self.process.wait(timeout=TIMEOUT)
+        text = self._log.read_text()
+        assert len(text.encode()) <= MAX_MESSAGE_BYTES
+        return self.process.returncode, Outcome.from_termination_message(text), output
+
+
+Start = Callable[..., Supervised]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a trainer; one that hangs is ended after the test, with its worker."""
+    started: list[Supervised] = []
+
+    def begin(worker: str, *options: str, **changes: object) -> Supervised:
+        started.append(Supervised(tmp_path, worker, *options, **changes))
+        return started[-1]
+
+    yield begin
+    for trainer in started:
+        while trainer.process.poll() is None:
+            trainer.process.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+        trainer.process.communicate()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [(Reason.PUBLISHED, 0), (Reason.PUBLISHED, 1), (Reason.EMPTY_DATASET, 0), (Reason.OUT_OF_GPU_MEMORY, 1)],
+)
+def test_worker_has_the_last_word(start: Start, reason: Reason, code: int) -> None:
+    """The outcome that the worker wrote decides, whatever code it or torchrun ends with."""
+    ended = start(f"finish({str(reason)!r}, 'x' * 3000, 3); sys.exit({code})")
+    exit_code, outcome, output = ended.ended()
+    assert (exit_code, outcome.reason, outcome.step) == (reason.exit_code, reason, 3)
+    assert f" {reason}: xxx" in output.splitlines()[-1]
+
+
+def test_no_last_word(start: Start) -> None:
+    """A worker that ends without an outcome is an internal error with its code and the end of its stderr."""
+    code, outcome, output = start("say('hello'); sys.exit('boom')").ended()
+    assert (code, outcome.reason) == (70, Reason.INTERNAL_ERROR)
+    assert "exit code 1" in outcome.message
+    assert outcome.message.endswith("boom")
+    assert "hello" in output
+    assert "boom" in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_killed_worker(start: Start, number: signal.Signals) -> None:
+    """A worker that a signal ended is an internal error that names the signal; without evidence it is no OOM kill."""
+    code, outcome, _ = start(f"os.kill(os.getpid(), {number:d})").ended()
+    assert (code, outcome.reason) == (70, Reason.INTERNAL_ERROR)
+    assert number.name in outcome.message
+
+
+def test_unreadable_last_word(start: Start) -> None:
+    """An outcome that is none is an internal error."""
+    code, outcome, _ = start("(work / 'outcome.json').write_text('{')").ended()
+    assert (code, outcome.reason) == (70, Reason.INTERNAL_ERROR)
+    assert "cannot be read" in outcome.message
+
+
+def test_stale_files(start: Start, tmp_path: Path) -> None:
+    """Outcome and progress of an earlier run in the same folder say nothing about this one."""
+    earlier = WorkDir(tmp_path / "work")
+    earlier.write_outcome(Outcome(reason=Reason.PUBLISHED, message="of yesterday"))
+    code, outcome, _ = start("sys.exit(3)").ended()
+    assert (code, outcome.reason) == (70, Reason.INTERNAL_ERROR)
+    assert "exit code 3" in outcome.message
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_reaches_the_worker(start: Start, number: signal.Signals) -> None:
+    """SIGTERM and Ctrl-C reach the worker as SIGTERM, and it has the time to save."""
+    trainer = start(PATIENT + READY)
+    trainer.wait_for("ready")
+    trainer.process.send_signal(number)
+    code, outcome, output = trainer.ended()
+    assert (code, outcome.reason, outcome.step) == (75, Reason.PREEMPTED, 7)
+    assert number.name in output
+
+
+def test_stop_reaches_the_ranks_and_not_the_launcher(start: Start) -> None:
+    """Where there is a launcher, the processes with a rank get the signal, and only they."""
+    rank = (
+        "import os,signal,time; signal.signal(15, lambda *_: os._exit(7)); print('ready', flush=True); time.sleep(100)"
+    )
+    launcher = f"""
+signal.signal(signal.SIGTERM, lambda *_: say("launcher was told"))
+environment = [dict(os.environ, LOCAL_RANK=str(n)) for n in range(2)]
+ranks = [subprocess.Popen([sys.executable, "-c", {rank!r}], env=e, start_new_session=True) for e in environment]
+other = subprocess.Popen(["sleep", "100"], start_new_session=True)
+say("codes", *[rank.wait() for rank in ranks], other.poll())
+"""
+    trainer = start(launcher)
+    trainer.wait_for("ready")
+    trainer.wait_for("ready")
+    trainer.process.send_signal(signal.SIGTERM)
+    _, outcome, output = trainer.ended()
+    assert "codes 7 7 None" in output
+    assert "launcher was told" not in output
+    assert outcome.reason is Reason.PREEMPTED
+
+
+def test_grace(start: Start) -> None:
+    """A worker that does not stop is killed when the grace is over; that is a preemption, for it was asked to stop."""
+    trainer = start(STUBBORN + READY, "--stop-grace-seconds", "0.5")
+    trainer.wait_for("ready")
+    trainer.process.send_signal(signal.SIGTERM)
+    trainer.process.send_signal(signal.SIGTERM)
+    code, outcome, output = trainer.ended()
+    assert (code, outcome.reason) == (75, Reason.PREEMPTED)
+    assert output.count("asked\n") == 1
+    assert "0.5 s after SIGTERM" in outcome.message
+
+
+def test_second_interrupt(start: Start) -> None:
+    """A second Ctrl-C kills at once."""
+    trainer = start(STUBBORN + READY, "--stop-grace-seconds", "1000")
+    trainer.wait_for("ready")
+    trainer.process.send_signal(signal.SIGINT)
+    trainer.wait_for("asked")
+    trainer.process.send_signal(signal.SIGINT)
+    code, outcome, _ = trainer.ended()
+    assert (code, outcome.reason) == (75, Reason.PREEMPTED)
+    assert "interrupted twice" in outcome.message
+
+
+def test_nothing_is_left(start: Start) -> None:
+    """Processes that the worker left behind, in sessions of their own and without a parent, are ended with it."""
+    leave = (
+        "import subprocess; print('left', subprocess.Popen(['sleep', '300'], start_new_session=True).pid, flush=True)"
+    )
+    trainer = start(f"subprocess.run([sys.executable, '-c', {leave!r}])\n" + PATIENT + READY)
+    orphan = int(trainer.wait_for("left").split()[1])
+    trainer.wait_for("ready")
+    assert _alive(orphan)
+    trainer.process.send_signal(signal.SIGTERM)
+    assert trainer.ended()[0] == 75
+    assert not _alive(orphan)
+
+
+def test_orphans_are_reaped(start: Start) -> None:
+    """An orphan that ends while the run goes on does not stay as a zombie."""
+    leave = "import subprocess; print('left', subprocess.Popen(['sleep', '0.1']).pid, flush=True)"
+    trainer = start(f"subprocess.run([sys.executable, '-c', {leave!r}])\n" + PATIENT + READY)
+    orphan = int(trainer.wait_for("left").split()[1])
+    trainer.wait_for("ready")
+    deadline = time.monotonic() + TIMEOUT
+    while Path(f"/proc/{orphan}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert trainer.process.poll() is None
+
+
+def test_worker_environment(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What libraries write by themselves goes below the scratch folder; credentials are passed on; no hub is asked."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    names = ("HOME", "TMPDIR", "HF_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "XDG_CACHE_HOME")
+    trainer = start(f"say('environment', *[os.environ[n] for n in {names!r}], os.environ['AWS_ACCESS_KEY_ID'], "
+                    "os.environ['HF_HUB_OFFLINE'], 'LOCAL_RANK' in os.environ)")  # fmt: skip
+    words = trainer.wait_for("environment").split()[1:]
+    assert all(word.startswith(f"{tmp_path}/work/") for word in words[: len(names)])
+    assert words[len(names) :] == ["key", "1", "False"]
+
+
+def test_unwritable_target(start: Start) -> None:
+    """A target that cannot be written ends the run before the worker is started."""
+    code, outcome, output = start("say('started')", output={"uri": "pvc://no-such-claim/x"}).ended()
+    assert (code, outcome.reason) == (73, Reason.STORAGE_DENIED)
+    assert "started" not in output
