@@ -99,6 +99,8 @@ async def run(settings: Settings) -> int:
     finally:
         state.ready = False
         stop.set()
+        if not ready.is_set():
+            watches.cancel()  # kopf has not started yet, so there is nothing to end in order
         await _wind_down(queue, workers, [watches, *parts])
         await cluster.close()
         server.close()
