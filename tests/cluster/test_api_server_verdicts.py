@@ -3,22 +3,19 @@
 import json
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.api.cases import ACCEPTED, REFUSED, Case
 
 pytestmark = pytest.mark.cluster
-CRD = Path("crds/finetunejobs.yaml")
 NAMESPACE = "verdicts"
 
 
 @pytest.fixture(scope="module")
-def server(cluster) -> Iterator[object]:  # type: ignore[no-untyped-def]
-    """The cluster with our CRD in it and a namespace for dry runs."""
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRD))
-    cluster.kubectl("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev")
+def server(installed) -> Iterator[object]:  # type: ignore[no-untyped-def]
+    """The cluster with the chart's CRD in it and a namespace for dry runs."""
+    cluster = installed
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     yield cluster
     cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from finetune_api import __version__
 
 ROOT = Path(__file__).parents[2]
 TRACKED = [
@@ -87,9 +90,10 @@ def test_no_machine_in_the_repository() -> None:
         assert found is None, f"{path}: {found and found[0]}"
 
 
-def test_changelog_knows_the_version() -> None:
-    """The newest released version in the changelog is the project's, or everything is still unreleased."""
-    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+def test_one_version_everywhere() -> None:
+    """The chart, its appVersion and the newest release in the changelog are the project's version."""
+    chart = yaml.safe_load((ROOT / "charts/finetune-operator/Chart.yaml").read_text())
     released = re.findall(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert version is not None
-    assert not released or released[0] == version[1]
+
+    assert chart["version"] == chart["appVersion"] == __version__
+    assert not released or released[0] == __version__

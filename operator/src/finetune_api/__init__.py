@@ -2,3 +2,6 @@
 
 Imports pydantic, yaml and the standard library, nothing else, so that every other part can stand on it.
 """
+
+__version__ = "0.1.0"
+"""Of the whole project: the packages here, both images and the chart. An image carries no package metadata."""

@@ -1,9 +1,10 @@
 """Prometheus metrics. Never an object's name as a label: the number of series must not grow with the jobs."""
 
 import re
-from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info, generate_latest
+
+from finetune_api import __version__
 
 _SECONDS_OF_TRAINING = (60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 72 * 3600)
 RECONCILES = Counter("finetune_reconcile_total", "Passes over a FineTuneJob.", ["result"])
@@ -30,11 +31,8 @@ _RESOURCE = re.compile(r"/(finetunejobs|jobs|pods|events)(/[^/?]+)?(/status)?(\?
 
 
 def set_version() -> None:
-    """Tell the version once; an image runs from source folders and has no package metadata."""
-    try:
-        BUILD.info({"version": version("finetune-operator")})
-    except PackageNotFoundError:
-        BUILD.info({"version": "unknown"})
+    """Say which version runs."""
+    BUILD.info({"version": __version__})
 
 
 def api_request(verb: str, path: str, code: str, seconds: float) -> None:

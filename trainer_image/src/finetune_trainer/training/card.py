@@ -5,11 +5,12 @@ from typing import Any
 
 import yaml
 
+from finetune_api import __version__
 from finetune_api.run import RunFile
 from finetune_trainer.training.fit import Fitted
 from finetune_trainer.training.inputs import Inputs
 
-PACKAGES = ("finetune-operator", "torch", "transformers", "peft", "accelerate", "bitsandbytes")
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 
 
 def facts(run: RunFile, inputs: Inputs, fitted: Fitted) -> dict[str, object]:
@@ -27,7 +28,7 @@ def facts(run: RunFile, inputs: Inputs, fitted: Fitted) -> dict[str, object]:
         "steps": fitted.step,
         "lossBefore": fitted.loss_before,
         "lossAfter": fitted.loss_after,
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {"finetune-operator": __version__} | {package: version(package) for package in PACKAGES},
     }
 
 
