@@ -153,6 +153,8 @@ def test_the_story_is_told_in_events() -> None:
         "AttemptStarted",
         "Published",
     ]
+    times = [event["lastTimestamp"] for event in world.events.values()]
+    assert times == sorted(set(times)), "kubectl sorts by this time"
     assert ("Warning", "InternalError") in told
     assert ("Normal", "Published") in told
     assert {kind for kind, _ in told} <= {"Normal", "Warning"}

@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_api import names
 from finetune_operator import report
-from finetune_operator.cluster import Cluster
+from finetune_operator.cluster import Cluster, Key
 from finetune_operator.report import Note
 
 _MESSAGE_LIMIT = 1024  # the API server refuses longer ones
@@ -18,12 +18,22 @@ class Recorder:
 
     def __init__(self, cluster: Cluster, instance: str) -> None:
         self._cluster, self._instance = cluster, instance
+        self._last: dict[Key, datetime] = {}
 
-    async def record(self, resource: dict[str, Any], notes: Iterable[Note], now: datetime) -> None:
-        """Write the notes in order."""
+    async def record(self, key: Key, resource: dict[str, Any], notes: Iterable[Note], now: datetime) -> None:
+        """Write the notes in order.
+
+        An Event's time has whole seconds and kubectl sorts by it, so two Events about one object never share one.
+        """
         for note in notes:
-            event = self._event(resource, note, report.rfc3339(now))
+            time = max(now, self._last[key] + timedelta(seconds=1)) if key in self._last else now
+            self._last[key] = time
+            event = self._event(resource, note, report.rfc3339(time))
             await self._cluster.record(event["metadata"]["namespace"], event["metadata"]["name"], event)
+
+    def forget(self, key: Key) -> None:
+        """The object is gone."""
+        self._last.pop(key, None)
 
     def _event(self, resource: dict[str, Any], note: Note, time: str) -> dict[str, Any]:
         metadata = resource["metadata"]

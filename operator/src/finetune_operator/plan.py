@@ -22,13 +22,13 @@ from finetune_operator.observe import Attempt, Observed, State, parse_time
 from finetune_operator.report import Note, Verdict
 from finetune_operator.settings import Settings
 
-RUNNING = (
-    ActiveReason.STARTING,
-    ActiveReason.LOADING,
-    ActiveReason.TRAINING,
-    ActiveReason.EVALUATING,
-    ActiveReason.PUBLISHING,
-)
+_RUNNING = {
+    ActiveReason.STARTING: "starts",
+    ActiveReason.LOADING: "loads model and data",
+    ActiveReason.TRAINING: "trains",
+    ActiveReason.EVALUATING: "measures the loss on held-out rows",
+    ActiveReason.PUBLISHING: "verifies and publishes the adapter",
+}
 _NO_POD_YET_SECONDS = 5.0
 
 
@@ -178,7 +178,7 @@ def _again(scene: _Scene, newest: AttemptStatus, follow_up: FollowUp) -> _Step:
     start = ended + timedelta(seconds=pause)
     number = newest.number + 1
     left = (start - scene.now).total_seconds()
-    why = f"attempt {newest.number} ended with {newest.reason}: {newest.message}"
+    why = f"attempt {newest.number} ended with {newest.reason}: {(newest.message or '').rstrip('.')}"
     if left > 0 and not scene.job.spec.suspend:
         message = f"{why}; attempt {number} starts at {report.rfc3339(start)}"
         return _Step(Verdict(ActiveReason.RETRYING, message), requeue_after=left)
@@ -275,8 +275,8 @@ def _now(scene: _Scene, facts: Attempt) -> Verdict:
 
 def _running(scene: _Scene, facts: Attempt) -> Verdict:
     reason = scene.progress.phase if scene.progress else _last_reason(scene.status)
-    known = next((phase for phase in RUNNING if phase == reason), ActiveReason.STARTING)
-    return Verdict(known, f"attempt {facts.number} runs on node {facts.node}", reconciling=False)
+    known = next((phase for phase in _RUNNING if phase == reason), ActiveReason.STARTING)
+    return Verdict(known, f"attempt {facts.number} {_RUNNING[known]} on node {facts.node}", reconciling=False)
 
 
 def _last_reason(status: Status) -> str:

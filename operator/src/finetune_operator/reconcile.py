@@ -123,7 +123,7 @@ class Reconciler:
         await self._cluster.patch_status(key, body)
         self._written[key] = time.monotonic()
         self._tell(key, report.read_status(old), new, decided)
-        await self._recorder.record(resource, decided.notes, self._clock())
+        await self._recorder.record(key, resource, decided.notes, self._clock())
         return None
 
     def _tell(self, key: Key, old: Status, new: Status, decided: Plan) -> None:
@@ -144,6 +144,7 @@ class Reconciler:
     def _forget(self, key: Key) -> None:
         self._poller.follow(key, 0, None)
         self._states.put(key, None)
+        self._recorder.forget(key)
         self._written.pop(key, None)
 
 
