@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from finetune_api.progress import Progress
+from finetune_operator.errors import RefusedError
 from finetune_operator.observe import Observed
-from finetune_operator.plan import plan
+from finetune_operator.plan import Plan, plan
 from finetune_operator.report import duration
 from tests.controller.test_evidence import fail_job, running, waiting
 from tests.controller.world import SETTINGS, UID, World, finish
@@ -19,6 +20,7 @@ def test_deleted_object_is_left_alone() -> None:
     world.resource["metadata"]["deletionTimestamp"] = "2026-11-23T12:00:00Z"
     world.reconcile()
     assert world.writes == []
+    assert plan(world.resource, world.observed(), None, world.now, SETTINGS) == Plan()
 
 
 def test_job_deleted_by_hand_counts_as_a_failed_attempt() -> None:
@@ -94,6 +96,20 @@ def test_invalid_spec_is_told_and_heals() -> None:
     world.settle()
     assert world.condition()["status"] == "True"
     assert world.condition("Stalled")["status"] == "False"
+
+
+def test_job_that_the_api_server_finds_invalid_is_a_broken_spec() -> None:
+    """What only the API server can judge, a label's form say, is Stalled with its words, and nothing was started."""
+    world = World()
+
+    async def refuse(_: Any) -> None:
+        raise RefusedError("InvalidSpec", "spec.template.spec.nodeSelector: Invalid value")
+
+    world.create_job = refuse  # type: ignore[method-assign]
+    world.reconcile()
+    assert world.condition("Stalled")["status"] == "True"
+    assert "nodeSelector" in world.condition()["message"]
+    assert "attempts" not in world.status or not world.status["attempts"]
 
 
 def test_unreadable_status_is_rebuilt() -> None:

@@ -192,7 +192,8 @@ def _start(scene: _Scene, number: int) -> _Step:
     if observed.stray_pods or any(attempt.live_pods for attempt in observed.attempts):
         return _Step(Verdict(ActiveReason.RETRYING, f"attempt {number} waits for the pods of the last one to end"))
     if scene.refused:
-        verdict = Verdict(scene.refused.reason, scene.refused.message)
+        broken = scene.refused.reason == ClusterReason.INVALID_SPEC
+        verdict = Verdict(scene.refused.reason, scene.refused.message, reconciling=not broken, stalled=broken)
         return _Step(verdict, requeue_after=scene.settings.refused_seconds)
     manifest = desired.job_manifest(
         job, namespace=scene.namespace, uid=scene.uid, attempt=number, settings=scene.settings
