@@ -1,5 +1,6 @@
 """Exactly the assistant's tokens and the turn's end token are trained, whatever the template and the content."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -160,6 +161,20 @@ def test_an_answer_that_melts_into_the_prompt_is_cut_off_it(answer: str) -> None
     assert row.input_ids[: len(prompt_ids)].tolist() == prompt_ids
     assert (row.labels[: len(prompt_ids)] == IGNORED).all()
     assert trained_texts(fast, row) == [answer + "<|im_end|>"]
+
+
+@pytest.mark.parametrize("tokenizers", [PLAIN, TRIMMING])
+def test_a_blank_at_the_end_of_the_prompt_stays_there(tokenizers: dict[str, Any]) -> None:
+    """A blank that the template writes melts into the answer's first token, even where offsets do not show it."""
+    fast = copy.deepcopy(tokenizers["ChatML"])
+    fast.chat_template = (
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    row = label(fast, chat([("Hi", "the dog")]))
+    prompt_ids = fast.encode("user: Hi</s>assistant: ", add_special_tokens=False)
+    assert row.input_ids[: len(prompt_ids)].tolist() == prompt_ids
+    assert trained_texts(fast, row) == ["the dog</s>"]
 
 
 def test_only_the_completions_turns_are_trained() -> None:

@@ -57,7 +57,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     trainer = _trainer(session, inputs, model, checkpoints, dtype)
     checkpoint = _newest_checkpoint(session, checkpoints)
     with session.stop.deferred():
-        step = _train(trainer, model, checkpoint)
+        step = _train(session, trainer, model, checkpoint)
     loss_after = _evaluate(session, inputs, model, "the trained model")
     if processes.first:
         _save(session, inputs, model, adapter)
@@ -96,10 +96,12 @@ def _newest_checkpoint(session: Session, checkpoints: CheckpointStore) -> Path |
     return next(iter(sorted(folder.glob("checkpoint-*"))), None)
 
 
-def _train(trainer: Any, model: Any, checkpoint: Path | None) -> int:
+def _train(session: Session, trainer: Any, model: Any, checkpoint: Path | None) -> int:
     """Run the loop to its end and return the step reached."""
     if checkpoint is not None:
         state = json.loads((checkpoint / "trainer_state.json").read_bytes())
+        session.reporter.start_training(state["global_step"], state["max_steps"], state["log_history"])
+        session.reporter.saved_step = state["global_step"]
         if state["global_step"] >= state["max_steps"]:
             # Trained to the end, cut off before it was published. The Trainer would go one step too far here.
             set_peft_model_state_dict(model, load_file(checkpoint / "adapter_model.safetensors"))

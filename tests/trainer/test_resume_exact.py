@@ -1,0 +1,93 @@
+"""A run that is stopped and started again ends with the very bits of a run that was not."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from finetune_api.outcome import Reason
+from finetune_trainer.training import fit as fitting
+from finetune_trainer.training.run import execute as execute_session
+from finetune_trainer.training.stop import Stopped, StopSwitch
+from tests.tiny import save_tiny_model
+from tests.trainer.tinyrun import execute, run_file, session
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base model."""
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Weights of a run of 7 steps over 5 steps an epoch, with LoRA dropout and accumulation."""
+    folder = tmp_path_factory.mktemp("straight")
+    execute(run_file(folder, model, maxSteps=7), folder / "work")
+    return load_file(folder / "out/adapter_model.safetensors")
+
+
+class _SignalAt(TrainerCallback):
+    """Sends this process SIGTERM in the middle of a step, as the kubelet might."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_substep_end(self, _args: object, state: object, _control: object, **_: object) -> None:
+        if state.global_step + 1 == self._step:  # type: ignore[attr-defined]
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("stop_at", [3, 5, 7])
+def test_stopped_and_resumed_equals_uninterrupted(
+    stop_at: int, model: Path, uninterrupted: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within an epoch, at its border and at the very end: same weights, bit for bit, on a fresh disk."""
+    run = run_file(tmp_path, model, maxSteps=7)
+    first = session(run, tmp_path / "first")
+    real = fitting._trainer
+
+    def with_signal(*arguments: object) -> object:
+        trainer = real(*arguments)  # type: ignore[arg-type]
+        trainer.add_callback(_SignalAt(stop_at))
+        return trainer
+
+    monkeypatch.setattr(fitting, "_trainer", with_signal)
+    old = signal.getsignal(signal.SIGTERM)
+    try:
+        first.stop.install()
+        with pytest.raises(Stopped):
+            execute_session(first)
+    finally:
+        signal.signal(signal.SIGTERM, old)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.undo()
+    assert first.reporter.saved_step == stop_at
+    assert not (tmp_path / "out/manifest.json").exists()
+
+    outcome = execute(run, tmp_path / "second")
+    assert (outcome.reason, outcome.step) == (Reason.PUBLISHED, 7)
+    resumed = load_file(tmp_path / "out/adapter_model.safetensors")
+    assert resumed.keys() == uninterrupted.keys()
+    assert all(torch.equal(resumed[name], uninterrupted[name]) for name in resumed)
+    # metrics.jsonl covers the whole run, not only this session.
+    entries = [json.loads(line) for line in (tmp_path / "second/metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries if "loss" in entry] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_stop_waits_only_while_deferred() -> None:
+    """Outside of training a request raises at once; inside it waits, and is not forgotten at the end."""
+    stop = StopSwitch()
+    with pytest.raises(Stopped):
+        stop.request()
+    stop.request()  # the second signal of an impatient sender changes nothing
+
+    stop, reached = StopSwitch(), False
+    with pytest.raises(Stopped), stop.deferred():
+        stop.request()
+        reached = True
+    assert reached

@@ -1,0 +1,125 @@
+"""A saved adapter that is not what was trained is refused, with numbers."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from finetune_api.outcome import Reason
+from finetune_api.v1alpha1 import Method
+from finetune_trainer.data.collate import Batch
+from finetune_trainer.errors import RunError
+from finetune_trainer.training.model import load_base
+from finetune_trainer.verify import WEIGHTS, Probe, check_reload, check_weights, probe
+from tests.tiny import save_tiny_model
+
+CPU = torch.device("cpu")
+IDS = torch.arange(3, 23).reshape(1, 20)
+BATCH: Batch = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "labels": IDS}
+
+
+def base(folder: Path) -> Any:
+    """A fresh NF4 base."""
+    return load_base(folder, Method(), torch.float32, CPU)
+
+
+def adapter(model: Any, seed: int) -> Any:
+    """An adapter with random B, as if trained."""
+    torch.manual_seed(seed)
+    tuned = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return tuned
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base model."""
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def trained(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Probe]:
+    """A good saved adapter and what its model computed."""
+    folder = tmp_path_factory.mktemp("adapter")
+    tuned = adapter(base(model), seed=1)
+    tuned.save_pretrained(folder)
+    return folder, probe(tuned, BATCH, CPU)
+
+
+@pytest.fixture
+def saved(trained: tuple[Path, Probe], tmp_path: Path) -> Path:
+    """A copy of the good adapter, to be spoilt."""
+    return Path(shutil.copytree(trained[0], tmp_path / "adapter"))
+
+
+def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Rewrite the adapter's weights."""
+    weights = load_file(folder / WEIGHTS)
+    edit(weights)
+    save_file(weights, folder / WEIGHTS)
+
+
+def verify(model: Path, folder: Path, expected: Probe) -> str:
+    """Both checks, as a run does them."""
+    check_weights(folder)
+    return check_reload(base(model), folder, expected, CPU)
+
+
+def test_accepts_what_was_saved(model: Path, saved: Path, trained: tuple[Path, Probe]) -> None:
+    """The good copy passes, and the probe's logits are those of plain peft with and without the adapter."""
+    assert "computes what was trained" in verify(model, saved, trained[1])
+    plain = PeftModel.from_pretrained(base(model), saved).eval()
+    with torch.inference_mode():
+        assert torch.equal(plain(**BATCH).logits[:, :-1], trained[1].trained)
+        assert torch.equal(base(model).eval()(**BATCH).logits[:, :-1], trained[1].base)
+
+
+def first_b(weights: dict[str, torch.Tensor]) -> str:
+    """Name of one B matrix."""
+    return next(name for name in weights if "lora_B" in name)
+
+
+SPOILT: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
+    "one B is zero": (lambda w: w[first_b(w)].zero_(), "1 lora_B tensors are all zero"),
+    "one NaN": (lambda w: w[first_b(w)][0].fill_(float("nan")), "1 of 28 tensors are not finite"),
+    "one infinity": (lambda w: w[first_b(w)][0].fill_(float("inf")), "not finite"),
+    "scaled": (
+        lambda w: w.update({n: t * 1.1 for n, t in w.items()}),
+        "does not compute what was trained",
+    ),
+    "empty": (lambda w: w.clear(), "no LoRA weights"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_refuses_spoilt_weights(name: str, model: Path, saved: Path, trained: tuple[Path, Probe]) -> None:
+    """Zero, NaN, infinity, changed or missing numbers."""
+    edit, words = SPOILT[name]
+    change(saved, edit)
+    with pytest.raises(RunError, match=words) as caught:
+        verify(model, saved, trained[1])
+    assert caught.value.reason is Reason.VERIFICATION_FAILED
+
+
+@pytest.mark.parametrize("missing", [WEIGHTS, "adapter_config.json"])
+def test_refuses_a_missing_file(missing: str, model: Path, saved: Path, trained: tuple[Path, Probe]) -> None:
+    """Half an adapter is none."""
+    (saved / missing).unlink()
+    with pytest.raises(RunError, match="cannot") as caught:
+        verify(model, saved, trained[1])
+    assert caught.value.reason is Reason.VERIFICATION_FAILED
+
+
+def test_refuses_the_adapter_of_another_run(model: Path, saved: Path, trained: tuple[Path, Probe]) -> None:
+    """A perfectly good adapter with the same shapes, but not this one."""
+    adapter(base(model), seed=2).save_pretrained(saved)
+    with pytest.raises(RunError, match="does not compute what was trained") as caught:
+        verify(model, saved, trained[1])
+    assert caught.value.reason is Reason.VERIFICATION_FAILED
