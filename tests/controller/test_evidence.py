@@ -172,9 +172,9 @@ def test_unschedulable_speaks_with_the_schedulers_words() -> None:
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        ('pods "bot-x" is forbidden: error looking up service account research/ghost: serviceaccount "ghost" not found',
+        ('pods "bot-1f" is forbidden: error looking up service account ns/ghost: serviceaccount "ghost" not found',
          "MissingServiceAccount"),
-        ('pods "bot-x" is forbidden: exceeded quota: gpus, requested: ...', "QuotaExceeded"),
+        ('pods "bot-1f" is forbidden: exceeded quota: gpus, requested: ...', "QuotaExceeded"),
     ],
 )  # fmt: skip
 def test_job_controllers_refusal(message: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,9 +182,14 @@ def test_job_controllers_refusal(message: str, reason: str, monkeypatch: pytest.
     world = World()
 
     async def refusals(*_: str) -> list[str]:
-        return [message]
+        return [message.replace("bot-1f", f"bot-1f-{next(tries)}")]
+
+    tries = iter(["x7k2p", "bcdf9"])
 
     monkeypatch.setattr(world, "refusals", refusals)
     world.reconcile()
     assert world.reconcile() is not None, "no watch brings Events, so the operator must look again by itself"
     assert (world.condition()["reason"], world.condition()["message"]) == (reason, message)
+    before = list(world.writes)
+    world.reconcile()
+    assert world.writes == before, "another try of the Job controller, with another pod name, is no news"

@@ -13,6 +13,7 @@ from finetune_api.outcome import ExitCode, FollowUp, Outcome, Reason
 Resource = dict[str, Any]
 _KILLED = (137, 143)
 _IMAGE_TROUBLE = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
+_POD_NAME_END = re.compile(r"(?<=[a-z0-9])-[a-z0-9]{5}\"(?= is forbidden)")
 _JOB_SAYS_EXIT_CODE = re.compile(r"failed with exit code (\d+)")
 
 
@@ -178,6 +179,8 @@ def trouble(pod: Resource | None, refusals: list[str]) -> Trouble | None:
 
 
 def _refused(message: str) -> Trouble:
+    """Each try has a pod name of its own; without its end the message stays the same, and so does the status."""
+    message = _POD_NAME_END.sub('"', message)
     lowered = message.lower()
     if "exceeded quota" in lowered:
         return Trouble(ClusterReason.QUOTA_EXCEEDED, message)
