@@ -102,6 +102,11 @@ def test_port_that_is_taken(url: str, work: WorkDir, caplog: pytest.LogCaptureFi
             "Loading: downloading x: 1 of 2 MB.",
         ),
         (Progress(phase=ActiveReason.EVALUATING), "Evaluating: under way."),
+        (PROGRESS.model_copy(update={"message": "step 3"}), "Training: step 3 of 9 (33%), loss 1.2144, 4m10s left."),
+        (
+            PROGRESS.model_copy(update={"phase": ActiveReason.PUBLISHING, "message": "uploading x"}),
+            "Publishing: uploading x.",
+        ),
         (Progress(phase=ActiveReason.TRAINING, step=9, total_steps=9), "Training: step 9 of 9 (99%)."),
     ],
 )

@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None, command: list[str] | None = None) -> int
         command: Runs this instead of the worker.
     """
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     options = _parser().parse_args(argv)
     mailbox = Mailbox()
     try:

@@ -40,6 +40,8 @@ def of_worker(run: RunFile, root: Path, base: Mapping[str, str]) -> dict[str, st
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     environment |= _hub(run, base)
+    if run.processes > 1:  # torchrun would set 1, and say so at length
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // run.processes)))
     if not os.access(base.get("HOME", "/nonexistent"), os.W_OK):  # else keep it: ~/.aws may hold the credentials
         environment["HOME"] = str(home)
     for folder in (cache, temporary, Path(environment["HOME"])):

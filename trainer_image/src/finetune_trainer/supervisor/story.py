@@ -42,19 +42,21 @@ def latest(work: WorkDir) -> Progress | None:
 
 def sentence(progress: Progress, now: float) -> str:
     """One line about a progress document, for instance `Training: step 3 of 9 (33%), loss 1.2144, 4m10s left`."""
-    facts = []
-    if progress.total_steps:
-        facts.append(f"step {progress.step} of {progress.total_steps} ({progress.percent}%)")
-    if progress.loss is not None:
-        facts.append(f"loss {progress.loss:.4f}")
-    if progress.eta_seconds is not None:
-        facts.append(f"{duration(progress.eta_seconds)} left")
-    if progress.message:
-        facts.append(progress.message)
+    training = progress.phase is ActiveReason.TRAINING and progress.total_steps > 0
+    facts = _numbers(progress) if training else [progress.message] if progress.message else []
     silent = int(now - progress.updated_at)
     if silent >= _STALE_SECONDS:
         facts.append(f"no news for {duration(silent)}")
     return f"{progress.phase.value}: {', '.join(facts) or 'under way'}."
+
+
+def _numbers(progress: Progress) -> list[str]:
+    facts = [f"step {progress.step} of {progress.total_steps} ({progress.percent}%)"]
+    if progress.loss is not None:
+        facts.append(f"loss {progress.loss:.4f}")
+    if progress.eta_seconds is not None:
+        facts.append(f"{duration(progress.eta_seconds)} left")
+    return facts
 
 
 def duration(seconds: int) -> str:
