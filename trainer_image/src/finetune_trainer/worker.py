@@ -19,7 +19,7 @@ from finetune_trainer.workdir import WorkDir
 if TYPE_CHECKING:
     from finetune_trainer.training.session import Session
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("finetune_trainer.worker")  # the module itself is called __main__ here
 
 
 def main(arguments: list[str] | None = None) -> int:
