@@ -15,7 +15,7 @@ def manifest(name: str, endpoint: str, **spec: Any) -> Json:
         "dataset": {"train": {"uri": "s3://datasets/train.jsonl"}, "evaluation": {"uri": "s3://datasets/eval.jsonl"}},
         "method": {"type": "QLoRA", "rank": 4},
         "training": {"maxSteps": 12, "batchSize": 4, "microBatchSize": 4, "learningRate": "5e-3"},
-        "resources": {"gpus": 0, "cpu": "250m", "memory": "4Gi", "workStorage": "5Gi"},
+        "resources": {"gpus": 0, "cpu": "250m", "memory": "2Gi", "workStorage": "5Gi"},
         "storage": {"secretName": "s3-credentials", "endpoint": endpoint},
         "output": {"uri": f"s3://adapters/{name}"},
         "retries": 0,
@@ -68,8 +68,8 @@ def creations(cluster: Any, name_prefix: str) -> list[Json]:
         entry
         for entry in cluster.audit()
         if entry["verb"] == "create"
-        and entry["objectRef"].get("resource") == "jobs"
-        and entry["objectRef"].get("namespace") == NAMESPACE
+        and entry.get("objectRef", {}).get("resource") == "jobs"
+        and entry.get("objectRef", {}).get("namespace") == NAMESPACE
         and entry.get("responseStatus", {}).get("code") == 201
         and (entry.get("requestObject") or {}).get("metadata", {}).get("name", "").startswith(name_prefix)
     ]

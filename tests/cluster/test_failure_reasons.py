@@ -96,4 +96,4 @@ def test_a_warning_event_tells_it_too(verdicts: dict[str, Json], installed: Any)
             for e in events
             if e["type"] == "Warning" and e["involvedObject"].get("uid") == job["metadata"]["uid"]
         ]
-        assert warnings == [condition(job, "Succeeded")["reason"]], name
+        assert warnings.count(condition(job, "Succeeded")["reason"]) == 1, name
