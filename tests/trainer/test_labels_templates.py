@@ -45,7 +45,9 @@ TEMPLATES = {
 }
 CORPUS = [
     "The quick brown fox jumps over the lazy dog.\n\nHello, how are you today?\n\n\n  I am fine,   thank you.",
-    '{"name": "value", "list": [1, 2, 3]}\n', "über naïve café 北京 日本語 😀😀 \t\ttabs", "### Response:\n\n### Instruction:\n",
+    '{"name": "value", "list": [1, 2, 3]}\n',
+    "über naïve café 北京 日本語 😀😀 \t\ttabs",
+    "### Response:\n\n### Instruction:\n",
 ] * 5  # fmt: skip
 
 
@@ -80,6 +82,7 @@ exchanges = st.lists(st.tuples(contents, contents), min_size=1, max_size=3)
 
 
 def chat(pairs: Sequence[tuple[str, str]]) -> list[Message]:
+    """User and assistant in turn."""
     return [
         {"role": role, "content": text}
         for pair in pairs
@@ -125,8 +128,8 @@ def expected_texts(name: str, messages: Sequence[Message]) -> list[str]:
 def test_labels_are_those_of_generation_markers(name: str, pairs: list[tuple[str, str]]) -> None:
     """The mask that transformers makes from markers in the template is ours, which needs no markers.
 
-    Where a token reaches over the border the markers' mask trains a part of the prompt; ours cuts the text there, and the
-    law that holds for both kinds is the text of what is trained.
+    Where a token reaches over the border the markers' mask trains a part of the prompt; ours cuts the text there, and
+    the law that holds for both kinds is the text of what is trained.
     """
     messages = chat(pairs)
     row = label(PLAIN[name], messages)
@@ -191,20 +194,28 @@ def test_a_template_without_end_token_trains_its_plain_text_end() -> None:
     assert trained_texts(fast, label(fast, chat([("a", "b")]))) == ["b\n---\n"]
 
 
+COUNTS = (
+    "{% for m in messages %}{{ m['role'] + m['content'] + loop.length | string }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}"
+)
+THINKS_LAST = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' and loop.last %}{{ 'THINK' }}{% endif %}{{ m['content'] }}"
+    "{% endfor %}"
+)
+MUTE = "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
+SYSTEM = [{"role": "system", "content": "s"}, *chat([("a", "b")])]
+
+
 @pytest.mark.parametrize(
     ("template", "messages", "words"),
     [
-        (TEMPLATES["Mistral, no system role"], [{"role": "system", "content": "s"}, *chat([("a", "b")])],
-         "Only user and assistant roles are supported!"),
-        ("{% for m in messages %}{{ m['role'] + m['content'] + loop.length | string }}{% endfor %}"
-         "{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}", chat([("a", "b")]), "before this turn differently"),
-        ("{% for m in messages %}{% if m['role'] == 'assistant' and loop.last %}{{ 'THINK' }}{% endif %}{{ m['content'] }}"
-         "{% endfor %}", chat([("a", "b"), ("c", "d")]), "once more messages follow"),
-        ("{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}",
-         chat([("a", "b")]), "trains nothing"),
+        (TEMPLATES["Mistral, no system role"], SYSTEM, "Only user and assistant roles are supported!"),
+        (COUNTS, chat([("a", "b")]), "before this turn differently"),
+        (THINKS_LAST, chat([("a", "b"), ("c", "d")]), "once more messages follow"),
+        (MUTE, chat([("a", "b")]), "trains nothing"),
         (TEMPLATES["ChatML"], chat([("a", "b")])[1:], "starts with an assistant turn"),
     ],
-)  # fmt: skip
+)
 def test_refuses_what_cannot_be_labelled(template: str, messages: list[Message], words: str) -> None:
     """A template that breaks the prefix law, or refuses the row, ends in a reason and never in a guess."""
     with pytest.raises(RowError, match=words):

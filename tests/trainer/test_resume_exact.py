@@ -86,8 +86,13 @@ def test_a_stop_waits_only_while_deferred() -> None:
         stop.request()
     stop.request()  # the second signal of an impatient sender changes nothing
 
-    stop, reached = StopSwitch(), False
-    with pytest.raises(Stopped), stop.deferred():
-        stop.request()
-        reached = True
+    stop, reached = StopSwitch(), []
+    with pytest.raises(Stopped):
+        _request_while_deferred(stop, reached)
     assert reached
+
+
+def _request_while_deferred(stop: StopSwitch, reached: list[bool]) -> None:
+    with stop.deferred():
+        stop.request()
+        reached.append(True)

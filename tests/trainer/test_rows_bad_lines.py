@@ -13,6 +13,7 @@ GOOD = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "
 
 
 def chat(*messages: object, **more: object) -> bytes:
+    """One line of messages, with more keys beside them."""
     return json.dumps({"messages": list(messages), **more}).encode() + b"\n"
 
 
@@ -77,7 +78,7 @@ def test_an_empty_file_is_an_empty_dataset(content: bytes, tmp_path: Path) -> No
     """No row is its own reason."""
     path = tmp_path / "train.jsonl"
     path.write_bytes(content)
-    with pytest.raises(RunError, match="train.jsonl has no rows") as caught:
+    with pytest.raises(RunError, match=r"train\.jsonl has no rows") as caught:
         read_rows(path)
     assert caught.value.reason is Reason.EMPTY_DATASET
 

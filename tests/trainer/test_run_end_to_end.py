@@ -17,6 +17,7 @@ from tests.trainer.tinyrun import execute, run_file
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base model."""
     return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
