@@ -49,8 +49,12 @@ def fetch_model(model: Model, storage: Storage, target: Path, say: Say) -> str:
         missing = [entry for entry in wanted if not kept.has(entry)]
         meter = Meter(sum(entry.size for entry in missing), say)
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-            for done in [pool.submit(_bring, store, entry, target, meter, kept, digests) for entry in missing]:
-                done.result()
+            try:
+                for done in [pool.submit(_bring, store, entry, target, meter, kept, digests) for entry in missing]:
+                    done.result()
+            except BaseException:  # an error, or a signal's: what has not begun shall not begin
+                pool.shutdown(cancel_futures=True)
+                raise
         choose.check_shards(store.uri, target)
         return store.revision
     except ObjectMissingError as error:

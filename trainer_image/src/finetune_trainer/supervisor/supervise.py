@@ -76,11 +76,16 @@ def supervise(
         child.returncode = code  # it is reaped: Popen shall not wait for it
         return Ending(code, stop.asked, stop.killed, tail.text())
     finally:
-        processes.kill_all(before)
-        end = time.monotonic() + _KILLED_SECONDS
-        while set(processes.descendants()) - before and time.monotonic() < end:
-            time.sleep(0.01)
-        processes.reap(child.pid)
+        _end_everything(before, child.pid)
+
+
+def _end_everything(spared: set[int], main: int) -> None:
+    """Kill and reap what is left below this process."""
+    processes.kill_all(spared)
+    end = time.monotonic() + _KILLED_SECONDS
+    while set(processes.descendants()) - spared and time.monotonic() < end:
+        time.sleep(0.01)
+    processes.reap(main)
 
 
 class _Stop:
