@@ -34,7 +34,13 @@ from localcluster.state import Paths  # noqa: E402
 BASE_BELOW, TUNED_ABOVE = 0.10, 0.60
 MODEL_PREFIX = "smollm2-135m-instruct"
 PREFIX = "demo"
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TQDM_DISABLE": "1",  # a bar is no line
+    "PYTHONWARNINGS": "ignore::FutureWarning",
+}
 
 
 class Demo:

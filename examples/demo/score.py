@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_NEW_TOKENS = 48
-BATCH_SIZE = 12
+BATCH_SIZE = 24
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 from rich.text import Text
 
 from finetune_api.progress import Progress
@@ -44,7 +45,7 @@ class LiveBar:
             TextColumn("{task.fields[phase]:<11}", style="bold cyan"),
             BarColumn(bar_width=28),
             TimeElapsedColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=console,
             refresh_per_second=8,
         )
