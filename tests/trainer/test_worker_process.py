@@ -110,6 +110,7 @@ def test_two_processes_share_one_run(model: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     ended = outcome(tmp_path)
     assert (ended.reason, ended.step) == (Reason.PUBLISHED, 6)
+    assert ended.artifact is not None  # rank 1 has none, and must not be the one that is heard
     assert done.stderr.count("training from step 0 of 6") == 1
 
 

@@ -31,12 +31,15 @@ def main(arguments: list[str] | None = None) -> int:
     stop = StopSwitch()
     stop.install()
     run, work = RunFile.from_json(options.run_file.read_bytes()), WorkDir(options.work_dir)
-    if os.environ.get("RANK", "0") == "0":
+    first = os.environ.get("RANK", "0") == "0"
+    if first:
         work.outcome_file.unlink(missing_ok=True)
     _prepare_libraries(run)
     outcome = _run(run, work, stop)
-    # The first process to fail knows the reason; its peers only see it vanish.
-    if not work.outcome_file.exists():
+    # The first process to fail knows the reason; its peers only see it vanish. A good end, and a stop, is rank 0's to
+    # tell: only it has the artifact, and only it saved.
+    failed = outcome.reason not in (Reason.PUBLISHED, Reason.PREEMPTED)
+    if (first or failed) and not work.outcome_file.exists():
         work.write_outcome(outcome)
     log.info("%s: %s: %s", run.name, outcome.reason, outcome.message)
     return int(outcome.reason.exit_code)

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from transformers import PrinterCallback
 
 from finetune_api.names import ActiveReason
+from finetune_api.outcome import Reason
+from finetune_trainer.errors import RunError
 from finetune_trainer.methods.lora import add_adapter
 from finetune_trainer.methods.quantization import compute_dtype
 from finetune_trainer.publish import CheckpointStore
@@ -50,6 +52,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     reporter.say("loading the base model")
     dtype = compute_dtype(run.training.precision)
     base = load_base(session.work.model, run.method, dtype, processes.device())
+    _check_vocabulary(base, inputs)
     model = add_adapter(base, run.method, run.training.seed)
     reporter.say(_describe(model))
     with model.disable_adapter():
@@ -85,6 +88,18 @@ def _trainer(session: Session, inputs: Inputs, model: Any, checkpoints: Checkpoi
     return trainer
 
 
+def _check_vocabulary(base: Any, inputs: Inputs) -> None:
+    """A token that the model does not have would end in a CUDA assertion that names nothing."""
+    known = base.get_input_embeddings().num_embeddings
+    largest = max(int(row.input_ids.max()) for row in inputs.train.rows)
+    if largest >= known:
+        raise RunError(
+            Reason.INVALID_CONFIGURATION,
+            f"the tokenizer gives token {largest}, but the model knows {known} tokens only",
+            "Upload the tokenizer that belongs to the model.",
+        )
+
+
 def _newest_checkpoint(session: Session, checkpoints: CheckpointStore) -> Path | None:
     """The newest checkpoint in storage, downloaded. What an older run left on this disk does not count."""
     folder = session.work.checkpoints
@@ -116,7 +131,14 @@ def _evaluate(session: Session, inputs: Inputs, model: Any, whose: str) -> float
     reporter = session.reporter
     reporter.phase(ActiveReason.EVALUATING, f"evaluating {whose} on {len(inputs.evaluation.rows)} held-out rows")
     batch_size = session.run.evaluation.batch_size
-    loss = mean_nll(model, inputs.evaluation.rows, inputs.collator, batch_size, session.processes)
+    loss = mean_nll(
+        model,
+        inputs.evaluation.rows,
+        inputs.collator,
+        batch_size,
+        session.processes,
+        lambda done: reporter.chatter(f"evaluating {whose}: {done} rows done"),
+    )
     reporter.say(f"evaluation loss of {whose}: {loss:.4f}")
     return loss
 

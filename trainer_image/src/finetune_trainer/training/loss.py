@@ -5,7 +5,7 @@ model's work and of everybody's memory, and the rest of its output would be thro
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -48,10 +48,18 @@ def has_sparse_head(model: Any) -> bool:
 
 
 @torch.inference_mode()
-def mean_nll(model: Any, rows: Sequence[TokenRow], collator: Collator, batch_size: int, processes: Processes) -> float:
+def mean_nll(
+    model: Any,
+    rows: Sequence[TokenRow],
+    collator: Collator,
+    batch_size: int,
+    processes: Processes,
+    on_rows: Callable[[int], None] = lambda _: None,
+) -> float:
     """Mean NLL per trained token over all rows, exactly: every token weighs the same, however rows are batched.
 
-    The rows are shared among the processes; all get the same result. The model is left in the mode it was in.
+    The rows are shared among the processes; all get the same result. The model is left in the mode it was in. `on_rows`
+    hears after each batch how many rows of this process are done.
     """
     sparse_head = has_sparse_head(model)
     was_training = model.training
@@ -64,6 +72,7 @@ def mean_nll(model: Any, rows: Sequence[TokenRow], collator: Collator, batch_siz
             batch = collator(mine[start : start + batch_size])
             on_device = {name: tensor.to(processes.device()) for name, tensor in batch.items()}
             total += float(nll_sum(model, on_device, sparse_head=sparse_head))
+            on_rows(min(start + batch_size, len(mine)))
     finally:
         model.train(was_training)
     return processes.sum(total) / sum(row.trained for row in rows)
