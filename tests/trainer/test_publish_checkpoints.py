@@ -1,5 +1,7 @@
 """Only whole checkpoints count: the newest of them is restored, and never pruned."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -80,7 +82,9 @@ def test_broken_is_passed_over(local: Bench, harm: str) -> None:
     elif harm == "no manifest":
         local.store.delete(f"{base}/manifest.json")
     else:
-        bad = {"half a manifest": b'{"files"', "escaping": b'{"files": {"../x": {"sha256": ""}}}'}
+        local.store.write(f"{BASE}/x", b"outside")
+        escaping = json.dumps({"files": {"../x": {"sha256": hashlib.sha256(b"outside").hexdigest()}}}).encode()
+        bad = {"half a manifest": b'{"files"', "escaping": escaping}
         local.store.write(f"{base}/manifest.json", bad.get(harm, b'{"files": {}}'))
     assert local.restored() == 1
     assert sorted(path.name for path in (local.folder / "target").iterdir()) == ["checkpoint-1"]

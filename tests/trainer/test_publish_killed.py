@@ -124,6 +124,9 @@ def test_killed_while_saving_and_pruning(publisher: Publisher, folder: Path, tmp
         for name in ("adapter_model.safetensors", "sub/deep.json"):
             assert (newest / name).read_bytes() == (folder / name).read_bytes()
         restored.append(newest.name)
+        for folder_of_step in (tmp_path / f"{point}/.finetune/uid/checkpoints").glob("*"):
+            if (folder_of_step / "manifest.json").exists():
+                assert {file.name for file in folder_of_step.iterdir()} > {"sub", "adapter_model.safetensors"}
         if code == 0:
             break
         assert code == KILLED

@@ -138,6 +138,7 @@ def test_manifest_beside_the_model(bench: Bench) -> None:
     assert error.reason is Reason.VERIFICATION_FAILED
     assert right["model.safetensors"]["sha256"] in error.message
     assert hashlib.sha256(b"wEights").hexdigest() in error.message
+    assert not (bench.target / "model.safetensors").exists()
     assert bench.refused().reason is Reason.VERIFICATION_FAILED
 
 

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from botocore.config import Config
 
 from finetune_api.outcome import Reason
 from finetune_api.v1alpha1 import Storage
 from finetune_trainer.errors import RunError
-from finetune_trainer.storage import open_store
+from finetune_trainer.storage import ObjectMissingError, open_store
+from finetune_trainer.storage import s3 as s3_module
 from localcluster.s3 import S3Server
 
 SECRET = "wrongsecretwrongsecretwrongsecret"
@@ -39,6 +41,16 @@ def test_missing_bucket(s3_storage: Storage, tmp_path: Path) -> None:
     for error in _errors("s3://no-such-bucket/prefix", s3_storage, tmp_path):
         assert error.reason is Reason.BUCKET_NOT_FOUND
         assert "'no-such-bucket'" in error.message
+
+
+def test_answer_without_a_body(s3_storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As set up for AWS, boto3 begins a download with HEAD, whose 404 says not what is missing: the bucket is told."""
+    monkeypatch.setattr(s3_module, "_config", lambda **_: Config(s3={"addressing_style": "path"}))
+    with pytest.raises(RunError, match="no-such-bucket") as caught:
+        open_store("s3://no-such-bucket/prefix", s3_storage).download("x", tmp_path / "x")
+    assert caught.value.reason is Reason.BUCKET_NOT_FOUND
+    with pytest.raises(ObjectMissingError, match="s3://adapters/prefix/x"):
+        open_store("s3://adapters/prefix", s3_storage).download("x", tmp_path / "x")
 
 
 @pytest.mark.parametrize("wrong", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
