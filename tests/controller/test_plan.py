@@ -55,6 +55,20 @@ def test_next_attempt_waits_for_the_pods_of_a_deleted_job() -> None:
     assert len(world.created) == 2
 
 
+def test_pods_hold_the_next_attempt_back_even_if_nothing_is_recorded() -> None:
+    """The operator died before its first status, the Job was deleted, its trainer still runs: no second one yet."""
+    world = World()
+    world.reconcile(crash_after=1)
+    world.make_pods()
+    world.start_pods()
+    world.jobs.clear()
+    world.reconcile()
+    assert not world.jobs
+    world.pods.clear()
+    world.reconcile()
+    assert len(world.jobs) == 1
+
+
 def test_finished_job_is_never_run_again() -> None:
     """Removing the Jobs of a finished FineTuneJob, or editing its spec, brings nothing back."""
     world = World()

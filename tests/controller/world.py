@@ -183,7 +183,7 @@ class World:
         """The clock goes on."""
         self.now += timedelta(seconds=seconds)
 
-    def settle(self, passes: int = 400) -> None:
+    def settle(self, passes: int = 150) -> None:
         """Let everybody do their work, in turns, until the job is over and the operator has nothing more to write."""
         for _ in range(passes):
             before = len(self.writes)
