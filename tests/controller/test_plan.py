@@ -10,7 +10,7 @@ from finetune_operator.observe import Observed
 from finetune_operator.plan import Plan, plan
 from finetune_operator.report import duration
 from tests.controller.test_evidence import fail_job, running, waiting
-from tests.controller.world import SETTINGS, UID, World, finish
+from tests.controller.world import SETTINGS, UID, World, finish, termination_message
 
 
 def test_deleted_object_is_left_alone() -> None:
@@ -67,6 +67,32 @@ def test_pods_hold_the_next_attempt_back_even_if_nothing_is_recorded() -> None:
     world.pods.clear()
     world.reconcile()
     assert len(world.jobs) == 1
+
+
+def test_attempt_ends_when_its_last_pod_has() -> None:
+    """A Job that failed while its pod still runs, as older clusters allow, is not over yet."""
+    world = World({"deadlines": {"activeSeconds": 5}})
+    pod = running(world)
+    fail_job(world, "DeadlineExceeded")
+    world.reconcile()
+    assert world.condition()["status"] == "Unknown"
+    finish(pod, 75)
+    world.reconcile()
+    assert (world.condition()["status"], world.condition()["reason"]) == ("False", "DeadlineExceeded")
+
+
+def test_no_time_left_is_shown_when_nothing_runs() -> None:
+    """Between two attempts, and after the end, an estimate would be a lie; what was reached stays."""
+    world = World(outcomes=("InternalError",))
+    running(world)
+    assert world.resource is not None
+    world.resource["status"] = look(world, Progress(phase="Training", step=1, total_steps=4, eta_seconds=60))
+    assert world.status["progress"]["eta"] == "1m"
+    world.end_pods()
+    world.sync_jobs()
+    world.reconcile()
+    assert "eta" not in world.status["progress"]
+    assert world.status["progress"]["percentage"] == "25%"
 
 
 def test_finished_job_is_never_run_again() -> None:
@@ -143,6 +169,8 @@ def test_suspend_frees_the_pod_and_resumes_the_same_attempt() -> None:
     world = World()
     running(world)
     world.edit(suspend=True)
+    world.reconcile()
+    finish(world.pods[0], 75, termination_message("Preempted"))
     world.reconcile()
     world.sync_jobs()
     world.reconcile()
