@@ -101,7 +101,7 @@ def test_any_order_any_crash_same_end(script: tuple[str, ...], retries: int, sto
     hold_history_laws(world)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(outcomes, moves)
 def test_second_pass_does_nothing(script: tuple[str, ...], story: list[Any]) -> None:
     """A pass over an unchanged world writes nothing, wherever the story stands."""
@@ -114,7 +114,7 @@ def test_second_pass_does_nothing(script: tuple[str, ...], story: list[Any]) -> 
     assert world.writes == before
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(1, 12))
 def test_crash_between_job_and_status(writes: int) -> None:
     """Dying right after the Job's creation, or any later write, never makes a second Job for the attempt."""

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_api.load import parse_job
@@ -193,7 +193,7 @@ def test_writable_places_are_bounded_volumes() -> None:
         assert path == f"/pvc/{name}"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.from_regex(r"\A[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?\Z"), st.uuids(), st.uuids(), st.integers(1, 50))
 def test_names(name: str, uid: Any, other: Any, attempt: int) -> None:
     """Same purpose, same name; another uid or attempt, another name; and it fits a label."""

@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_api.progress import Progress
@@ -24,6 +24,7 @@ json_objects = st.dictionaries(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(json_objects, json_objects)
 def test_merge_patch_leads_from_one_to_the_other(old: dict[str, Any], new: dict[str, Any]) -> None:
     """Applied by RFC 7386 it gives the new object, and it is empty only if there is nothing to do."""

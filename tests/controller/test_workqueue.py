@@ -43,10 +43,11 @@ async def test_a_key_is_in_one_hand_only_and_nothing_heard_is_lost() -> None:
     version = dict.fromkeys("abc", 0)
     seen = dict.fromkeys("abc", -1)
     most = 0
+    twice: list[str] = []
 
     async def handler(key: str) -> None:
         nonlocal most
-        assert key not in now, "the same key in two hands"
+        twice.extend(now & {key})  # an assertion here would be taken for a failed pass
         now.add(key)
         most = max(most, len(now))
         read = version[key]
@@ -61,6 +62,7 @@ async def test_a_key_is_in_one_hand_only_and_nothing_heard_is_lost() -> None:
             await asyncio.sleep(0.001)
 
     await asyncio.gather(work(queue, handler, seconds=0.4), events())
+    assert not twice, "the same key in two hands"
     assert seen == version
     assert most > 1
 
