@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,16 +47,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def start(folder: Path, job: str) -> "subprocess.Popen[str]":
-    """Start `finetune run`."""
+@contextmanager
+def finetune_run(folder: Path, job: str) -> "Iterator[subprocess.Popen[str]]":
+    """A `finetune run`; whatever becomes of the test, it is over at the end."""
     (folder / "job.yaml").write_text(job)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "finetune_cli", "run", str(folder / "job.yaml"), "--work-dir", str(folder / "work")],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1"},
     )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
 
 
 def progress(folder: Path) -> int:
@@ -67,22 +77,21 @@ def progress(folder: Path) -> int:
 
 def test_stop_resume_publish(folder: Path) -> None:
     """Ctrl-C ends with 75 and a checkpoint; the same command goes on from there and publishes a verified adapter."""
-    job = JOB % 400
-    first = start(folder, job)
-    while progress(folder) < 12:
-        assert first.poll() is None, first.communicate()[0]
-        time.sleep(0.02)
-    first.send_signal(signal.SIGINT)
-    output, _ = first.communicate(timeout=120)
+    job = JOB % 60
+    with finetune_run(folder, job) as first:
+        while progress(folder) < 5:
+            assert first.poll() is None, first.communicate()[0]
+            time.sleep(0.02)
+        first.send_signal(signal.SIGINT)
+        output, _ = first.communicate()
     assert first.returncode == 75, output
     assert "run the same command to resume" in output
     assert not (folder / "adapter" / "manifest.json").exists()
     stopped_at = int(output.partition("stopped at step ")[2].partition(";")[0])
-    assert 12 <= stopped_at < 400
+    assert 5 <= stopped_at < 60
 
-    second = start(folder, job)
-    output, _ = second.communicate(timeout=240)
-
+    with finetune_run(folder, job) as second:
+        output, _ = second.communicate()
     assert second.returncode == 0, output
     log = (folder / "work" / "trainer.log").read_text()
     assert str(stopped_at) in log, log  # it says from where it goes on
@@ -120,8 +129,8 @@ def test_a_bad_row_ends_with_its_code_and_its_line(folder: Path) -> None:
     (folder / "bad.jsonl").write_text(tiny.jsonl(tiny.rows(2)) + '{"messages": [{"role": "user", "con')
     bad = (JOB % 4).replace("train.jsonl", "bad.jsonl").replace("file://./adapter", "file://./nothing")
 
-    process = start(folder, bad)
-    output, _ = process.communicate(timeout=120)
+    with finetune_run(folder, bad) as process:
+        output, _ = process.communicate()
 
     assert process.returncode == 65, output
     assert "InvalidDataset" in output

@@ -82,12 +82,11 @@ class Trainer:
         return None
 
     def close(self) -> None:
-        """Give the signals back and the folder free; end the trainer if it still runs."""
+        """End the trainer if it still runs, as after an error of ours; give signals and folder free."""
+        self._signal(signal.SIGTERM)  # not SIGKILL: it ends its own processes first
+        self._process.wait()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if self._process.poll() is None:
-            self._signal(signal.SIGKILL)
-        self._process.wait()
         self._log.close()
         self._lock.close()
 
