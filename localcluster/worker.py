@@ -46,6 +46,7 @@ _CGROUPS: dict[str, object] = {
 }
 
 _SMALL_MACHINE: dict[str, object] = {
+    "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},  # tests kill the operator twenty times
     "failSwapOn": False,
     "evictionHard": {
         "memory.available": "50Mi",

@@ -62,8 +62,8 @@ def children(cluster: Any, kind: str, uid: str) -> list[Json]:
     return items
 
 
-def creations(cluster: Any, name_prefix: str) -> list[Json]:
-    """Audit entries of successful Job creations whose name starts so."""
+def creations(cluster: Any, uid: str) -> list[Json]:
+    """Audit entries of successful Job creations for the FineTuneJob with this uid."""
     return [
         entry
         for entry in cluster.audit()
@@ -71,5 +71,5 @@ def creations(cluster: Any, name_prefix: str) -> list[Json]:
         and entry.get("objectRef", {}).get("resource") == "jobs"
         and entry.get("objectRef", {}).get("namespace") == NAMESPACE
         and entry.get("responseStatus", {}).get("code") == 201
-        and (entry.get("requestObject") or {}).get("metadata", {}).get("name", "").startswith(name_prefix)
+        and f'"finetune.dev/uid": "{uid}"' in json.dumps(entry.get("requestObject"))
     ]

@@ -38,7 +38,7 @@ def test_deletion_in_training_leaves_nothing(installed: Any) -> None:
 
 def test_suspend_frees_the_pod_and_resume_goes_on(installed: Any) -> None:
     """Suspending ends the pod with a checkpoint; resuming starts from its step and ends well, as the same attempt."""
-    spec = {"training": {"maxSteps": 1500, "batchSize": 4, "microBatchSize": 4, "checkpoints": {"everySteps": 100}}}
+    spec = {"method": {"type": "LoRA"}, "training": {"maxSteps": 80, "batchSize": 4, "microBatchSize": 4}}
     uid = _start(installed, "paused", **spec)["metadata"]["uid"]
 
     def patch(value: bool) -> None:
@@ -52,7 +52,7 @@ def test_suspend_frees_the_pod_and_resume_goes_on(installed: Any) -> None:
     job = installed.wait_for("the verdict", ended(installed, "paused"), timeout=420)
 
     assert condition(job, "Succeeded")["reason"] == "Published", job["status"]
-    assert len(creations(installed, "paused-")) == 1
+    assert len(creations(installed, uid)) == 1
     logs = installed.kubectl("-n", NAMESPACE, "logs", "-l", f"finetune.dev/uid={uid}", "--tail=-1")
     assert "resum" in logs.lower()
 
@@ -60,7 +60,7 @@ def test_suspend_frees_the_pod_and_resume_goes_on(installed: Any) -> None:
 def test_a_killed_operator_makes_no_second_job(installed: Any) -> None:
     """SIGKILL of the operator at twenty seeded moments of a run: one Job, and the right end."""
     moments = random.Random(20)
-    spec = {"training": {"maxSteps": 300, "batchSize": 4, "microBatchSize": 4}}
+    spec = {"method": {"type": "LoRA"}, "training": {"maxSteps": 60, "batchSize": 4, "microBatchSize": 4}}
     installed.apply(manifest("survivor", installed.s3.endpoint, **spec), namespace=NAMESPACE)
     pid = 0
     for _ in range(KILLS):
@@ -71,7 +71,7 @@ def test_a_killed_operator_makes_no_second_job(installed: Any) -> None:
     job = installed.wait_for("the verdict on survivor", ended(installed, "survivor"), timeout=600)
 
     assert condition(job, "Succeeded")["reason"] == "Published", job["status"]
-    assert len(creations(installed, "survivor-")) == 1
+    assert len(creations(installed, job["metadata"]["uid"])) == 1
     assert job["status"]["attempt"] == 1
 
 

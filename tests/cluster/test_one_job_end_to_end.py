@@ -121,7 +121,7 @@ def test_one_job_and_no_write_but_status(finished: Any) -> None:
         and "finetune-operator" in entry["user"]["username"]
     ]
 
-    assert len(creations(cluster, "good-")) == 1
+    assert len(creations(cluster, job["metadata"]["uid"])) == 1
     assert len(children(cluster, "jobs", job["metadata"]["uid"])) == 1
     assert writes
     assert {entry.get("objectRef", {}).get("subresource") for entry in writes} == {"status"}
