@@ -122,3 +122,13 @@ def test_impossible_uri(uri: str) -> None:
     with pytest.raises(RunError, match=uri) as caught:
         open_store(uri, Storage())
     assert caught.value.reason is Reason.INVALID_CONFIGURATION
+
+
+def test_replaced_in_one_step(tmp_path: Path) -> None:
+    """Who reads a file while it is replaced sees the old one to its end, and nothing is left beside the new one."""
+    opened = open_store(f"file://{tmp_path}", Storage())
+    opened.write("x", b"old")
+    with (tmp_path / "x").open("rb") as reader:
+        opened.write("x", b"new")
+        assert reader.read() == b"old"
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("x", b"new")]

@@ -10,8 +10,12 @@ RANK = """
 import os, signal, sys, time
 names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR")
 print(*[f"{name}={os.environ[name]}" for name in names], *sys.argv[1:], flush=True)
+other = f"{__file__}.started"
 if os.environ["RANK"] == "1":
+    while not os.path.exists(other):
+        time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGKILL)
+open(other, "w").close()
 time.sleep(300)
 """
 
