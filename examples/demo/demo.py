@@ -20,7 +20,6 @@ sys.path.insert(0, str(REPOSITORY))
 
 import dataset  # noqa: E402
 import model  # noqa: E402
-import yaml  # noqa: E402
 from bucket import Bucket, check_manifest  # noqa: E402
 from kube import NAMESPACE, Kube, audit_facts, verdict  # noqa: E402
 from narrate import Failed, Steps, console, run, say, show_command  # noqa: E402
@@ -31,6 +30,7 @@ from localcluster.errors import LocalClusterError  # noqa: E402
 from localcluster.imagestore import Layout, layout  # noqa: E402
 from localcluster.state import Paths  # noqa: E402
 
+JOB = "demo"  # its name in job.yaml
 BASE_BELOW, TUNED_ABOVE = 0.10, 0.60
 MODEL_PREFIX = "smollm2-135m-instruct"
 PREFIX = "demo"
@@ -93,18 +93,17 @@ class Demo:
     def train(self) -> dict[str, Any]:
         """Apply the job and follow it to its verdict."""
         with self.steps.step("One FineTuneJob: kubectl apply, and the operator does the rest"):
-            job = yaml.safe_load((HERE / "job.yaml").read_text())
             self.kube.prepare_namespace(self.kube.environment)
-            self.kube.delete_old(job["metadata"]["name"])
+            self.kube.delete_old(JOB)
             Bucket("adapters", self.kube.environment).clear(PREFIX)
-            job["spec"]["storage"]["endpoint"] = self.kube.environment["AWS_ENDPOINT_URL"]
             rendered = self.work / "job.yaml"
-            rendered.write_text(yaml.safe_dump(job, sort_keys=False))
+            endpoint = f"  storage:\n    endpoint: {self.kube.environment['AWS_ENDPOINT_URL']}\n"
+            rendered.write_text((HERE / "job.yaml").read_text().replace("  storage:\n", endpoint))
             say(f"{rendered} is examples/demo/job.yaml with the endpoint of this machine's S3 server.")
             self.audit_start = self.paths.audit.stat().st_size
             self.kube.kubectl("apply", "--filename", str(rendered), shown=True)
-            finished = self.kube.follow(job["metadata"]["name"])
-        self.kube.events(job["metadata"]["name"])
+            finished = self.kube.follow(JOB)
+        self.kube.events(JOB)
         end = verdict(finished)
         if end["status"] != "True":
             self.kube.logs()
@@ -152,11 +151,12 @@ class Demo:
 
 
 def _examples(answers: list[dict[str, str]]) -> Table:
-    table = Table(
-        "request", "base model", "with the adapter", title="three of them", title_justify="left", show_lines=True
-    )
+    table = Table(title="three of them", title_justify="left", show_lines=True)
+    for title in ("request", "base model", "with the adapter"):
+        table.add_column(title, overflow="fold")
     for answer in answers[:3]:
-        table.add_row(answer["request"], answer["base"].strip(), answer["tuned"].strip())
+        base = " ".join(answer["base"].split())
+        table.add_row(answer["request"], base if len(base) < 120 else f"{base[:120]} ...", answer["tuned"].strip())
     return table
 
 

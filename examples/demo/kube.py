@@ -1,6 +1,7 @@
 """The demo's side of the cluster: install the chart, apply the job, follow it, read what happened."""
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ NAMESPACE = "demo"
 OPERATOR_NAMESPACE = "finetune-system"
 SECRET = "s3-credentials"  # noqa: S105 - its name
 OURS = {"app.kubernetes.io/part-of": "finetune-demo"}
+_WIDTHS = (6, 11, 8, 8, 8, 22, 7, 6)
 _ACTIVE = {reason.value for reason in ActiveReason}
 
 
@@ -80,7 +82,7 @@ class Kube:
             say("The job of an earlier demo is still there; deleting it, and with it its pods.")
             self.kubectl("delete", "finetunejob", name, f"--namespace={NAMESPACE}", shown=True)
         began = time.monotonic()
-        while left := self.get("jobs,pods", f"--namespace={NAMESPACE}")["items"]:
+        while left := (self.get("jobs,pods", f"--namespace={NAMESPACE}") or {"items": []})["items"]:
             if time.monotonic() - began > 120:
                 raise Failed(f"{left[0]['metadata']['name']} does not go away; try: make cluster-down")
             say(f"  waiting for {', '.join(item['metadata']['name'] for item in left)} to end", "dim")
@@ -92,8 +94,8 @@ class Kube:
         show_command("kubectl", *command, "--watch")
         last, shown_at = "", 0.0
         while True:
-            header, line = self.kubectl(*command).splitlines()
-            news, _, _ = line.rpartition(" ")  # all but the age
+            header, line = _aligned(self.kubectl(*command))
+            news, _, _ = line.rpartition("  ")  # all but the age
             if not last:
                 say(f"  {header}", "bold")
             if news != last or time.monotonic() - shown_at > HEARTBEAT_SECONDS:
@@ -114,8 +116,20 @@ class Kube:
 
     def logs(self) -> None:
         """Show the end of the trainer's log."""
-        for pod in self.get("pods", f"--namespace={NAMESPACE}")["items"]:
+        for pod in (self.get("pods", f"--namespace={NAMESPACE}") or {"items": []})["items"]:
             self.kubectl("logs", pod["metadata"]["name"], f"--namespace={NAMESPACE}", "--tail=30", shown=True)
+
+
+def _aligned(table: str) -> tuple[str, str]:
+    """Header and line of a table of kubectl, in columns that are as wide each time."""
+    header, line = table.splitlines()
+    starts = [found.start() for found in re.finditer(r"\S+", header)]
+    rows = [
+        [text[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)]
+        for text in (header, line)
+    ]
+    first, second = ("  ".join(f"{cell:{width}}" for cell, width in zip(row, _WIDTHS, strict=False)) for row in rows)
+    return first, second
 
 
 def verdict(job: dict[str, Any]) -> dict[str, Any]:
