@@ -1,7 +1,7 @@
 """Publishes in forked processes that kill themselves: a helper of the test_publish_ tests, run as a program.
 
-Reads lines `ACTION POINT URI FOLDER`, forks for each, and answers with the child's exit code. A child gets SIGKILL before
-its operation number POINT on the store, or after POINT microseconds where ACTION is `timed`.
+Reads lines `ACTION POINT URI FOLDER`, forks for each, and answers with the child's exit code. A child gets SIGKILL
+before its operation number POINT on the store, or after POINT microseconds where ACTION is `timed`.
 """
 
 import functools

@@ -2,8 +2,8 @@
 
     python supervised.py WORKER OPTIONS OF THE TRAINER
 
-WORKER is Python code; it sees `say` (writes one line to stdout at once), `work` (the scratch folder) and `finish` (writes
-an outcome). It imports nothing of the project, to start quickly.
+WORKER is Python code; it sees `say` (writes one line to stdout at once), `work` (the scratch folder) and `finish`
+(writes an outcome). It imports nothing of the project, to start quickly.
 """
 
 import sys

@@ -112,6 +112,12 @@ def test_worker_has_the_last_word(start: Start, reason: Reason, code: int) -> No
     assert f" {reason}: xxx" in output.splitlines()[-1]
 
 
+def test_preempted_without_a_signal_is_a_lost_peer(start: Start) -> None:
+    """Torchrun stops the others when one worker dies; only a stop that reached this process is a preemption."""
+    code, outcome, _ = start("finish('Preempted', 'saved', 7); sys.exit(75)").ended()
+    assert (code, outcome.reason, outcome.step) == (82, Reason.PEER_LOST, 7)
+
+
 def test_no_last_word(start: Start) -> None:
     """A worker that ends without an outcome is an internal error with its code and the end of its stderr."""
     code, outcome, output = start("say('hello'); sys.exit('boom')").ended()

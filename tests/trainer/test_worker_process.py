@@ -183,3 +183,14 @@ def test_rows_over_length_are_counted_and_all_of_them_are_an_error(model: Path, 
     assert f"the longest has {longest} tokens" in ended.message
     assert "training.maxLength 8" in ended.message
     assert not (tmp_path / "out/adapter_model.safetensors").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the law is about a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_told(model: Path, tmp_path: Path) -> None:
+    """A job for a GPU never trains on the CPU in silence: it ends as something that another node may heal."""
+    code = work_here(run_file(tmp_path, model).model_copy(update={"gpus": 1}), tmp_path)
+
+    outcome = WorkDir(tmp_path / "work").read_outcome()
+    assert outcome is not None
+    assert (code, outcome.reason) == (69, Reason.GPU_UNAVAILABLE)
+    assert "asks for 1 GPUs" in outcome.message

@@ -91,12 +91,13 @@ def make(job: FineTuneJob, folder: Path | None) -> Plan:
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws."
         )
     folder = folder or _cache() / f"{job.metadata.name}-{run.uid[:8]}"
-    return Plan(run.model_copy(update={"processes": processes}), folder.resolve(), remarks, environment)
+    shape = {"processes": processes, "gpus": min(processes, wanted, len(gpus))}
+    return Plan(run.model_copy(update=shape), folder.resolve(), remarks, environment)
 
 
 def uid(job: FineTuneJob) -> str:
     """The same for the same job, so that a run resumes; another for a changed one, so that it starts anew."""
-    recipe = RunFile.of(job, namespace=NAMESPACE, uid="-").model_copy(update={"processes": 1})
+    recipe = RunFile.of(job, namespace=NAMESPACE, uid="-").model_copy(update={"processes": 1, "gpus": 0})
     return str(uuid.uuid5(_UID_NAMESPACE, recipe.to_json()))
 
 

@@ -46,6 +46,7 @@ class Reason(StrEnum):
     UNSAFE_MODEL = "UnsafeModel"
     STORAGE_UNAVAILABLE = "StorageUnavailable"
     HUB_UNAVAILABLE = "HubUnavailable"
+    GPU_UNAVAILABLE = "GPUUnavailable"
     INTERNAL_ERROR = "InternalError"
     STORAGE_DENIED = "StorageDenied"
     BUCKET_NOT_FOUND = "BucketNotFound"
@@ -93,6 +94,7 @@ _EXIT_CODES = {
     Reason.UNSAFE_MODEL: ExitCode.INVALID_CONFIGURATION,
     Reason.STORAGE_UNAVAILABLE: ExitCode.UNAVAILABLE,
     Reason.HUB_UNAVAILABLE: ExitCode.UNAVAILABLE,
+    Reason.GPU_UNAVAILABLE: ExitCode.UNAVAILABLE,
     Reason.INTERNAL_ERROR: ExitCode.INTERNAL,
     Reason.STORAGE_DENIED: ExitCode.DENIED,
     Reason.BUCKET_NOT_FOUND: ExitCode.DENIED,

@@ -26,6 +26,8 @@ class RunFile(Object):
     """Counts from 1."""
     processes: Annotated[int, Field(ge=1, le=16)] = 1
     """Worker processes on this node: one per GPU, or one on the CPU."""
+    gpus: Annotated[int, Field(ge=0, le=16)] = 0
+    """GPUs that must be there: a broken one shall not turn into days of training on the CPU."""
     model: Model
     """As in the spec."""
     dataset: Dataset
@@ -51,6 +53,7 @@ class RunFile(Object):
             uid=uid,
             attempt=attempt,
             processes=max(1, spec.resources.gpus),
+            gpus=spec.resources.gpus,
             model=spec.model,
             dataset=spec.dataset,
             method=spec.method,

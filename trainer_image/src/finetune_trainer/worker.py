@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from finetune_api.outcome import Outcome, Reason
 from finetune_api.run import RunFile
+from finetune_trainer.supervisor.processes import die_with_parent
 from finetune_trainer.training.stop import Stopped, StopSwitch
 from finetune_trainer.workdir import WorkDir
 
@@ -95,4 +96,5 @@ def _stopped(session: "Session | None") -> Outcome:
 
 
 if __name__ == "__main__":
+    die_with_parent()  # nothing trains on when PID 1 is gone
     sys.exit(main())

@@ -23,9 +23,11 @@ def verdict(ending: Ending, work: WorkDir, oom_kills: int, limit: int | None) ->
         told = work.read_outcome()
     except (ValidationError, UnicodeDecodeError) as error:
         return Outcome(reason=Reason.INTERNAL_ERROR, message=f"the worker's outcome cannot be read: {error}")
-    if told is not None:
-        return told
     step = _step(work)
+    if told is not None and (told.reason is not Reason.PREEMPTED or ending.stop):
+        return told
+    if told is not None:
+        return _peer_lost(told, oom_kills, limit)
     if ending.stop:
         return Outcome(reason=Reason.PREEMPTED, message=_stopped(ending), hint=_RESUMES, step=step)
     if ending.signal == "SIGKILL" and oom_kills > 0:
@@ -50,6 +52,14 @@ def _out_of_memory(limit: int | None, step: int) -> Outcome:
         hint="Raise spec.resources.memory, or lower spec.training.microBatchSize or spec.training.maxLength.",
         step=step,
     )
+
+
+def _peer_lost(told: Outcome, oom_kills: int, limit: int | None) -> Outcome:
+    """Nobody asked this run to stop: torchrun stopped the others after one worker had died."""
+    if oom_kills > 0:
+        return _out_of_memory(limit, told.step)
+    message = f"a worker process died and the others were stopped; they say: {told.message}"
+    return Outcome(reason=Reason.PEER_LOST, message=message, hint="Read the pod's log.", step=told.step)
 
 
 def _died(ending: Ending) -> str:
