@@ -85,17 +85,18 @@ class Kube:
         while left := (self.get("jobs,pods", f"--namespace={NAMESPACE}") or {"items": []})["items"]:
             if time.monotonic() - began > 120:
                 raise Failed(f"{left[0]['metadata']['name']} does not go away; try: make cluster-down")
-            say(f"  waiting for {', '.join(item['metadata']['name'] for item in left)} to end", "dim")
-            time.sleep(3)
+            names = ", ".join(item["metadata"]["name"] for item in left)
+            say(f"  waiting for {names} to save a checkpoint and end ({time.monotonic() - began:.0f} s)", "dim")
+            time.sleep(HEARTBEAT_SECONDS / 2)
 
     def follow(self, name: str) -> dict[str, Any]:
         """Show the line of `kubectl get ftj` at each change, and often enough, until the verdict; return the object."""
         command = ("get", "ftj", name, f"--namespace={NAMESPACE}")
         show_command("kubectl", *command, "--watch")
-        last, shown_at = "", 0.0
+        last: list[str] = []
+        shown_at = 0.0
         while True:
-            header, line = _aligned(self.kubectl(*command))
-            news, _, _ = line.rpartition("  ")  # all but the age
+            header, line, news = _aligned(self.kubectl(*command))
             if not last:
                 say(f"  {header}", "bold")
             if news != last or time.monotonic() - shown_at > HEARTBEAT_SECONDS:
@@ -120,16 +121,14 @@ class Kube:
             self.kubectl("logs", pod["metadata"]["name"], f"--namespace={NAMESPACE}", "--tail=30", shown=True)
 
 
-def _aligned(table: str) -> tuple[str, str]:
-    """Header and line of a table of kubectl, in columns that are as wide each time."""
+def _aligned(table: str) -> tuple[str, str, list[str]]:
+    """Header and line of a table of kubectl, in columns that are as wide each time; and the cells without the age."""
     header, line = table.splitlines()
     starts = [found.start() for found in re.finditer(r"\S+", header)]
-    rows = [
-        [text[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)]
-        for text in (header, line)
-    ]
-    first, second = ("  ".join(f"{cell:{width}}" for cell, width in zip(row, _WIDTHS, strict=False)) for row in rows)
-    return first, second
+    spans = [slice(*span) for span in zip(starts, [*starts[1:], None], strict=True)]
+    rows = [[text[span].strip() for span in spans] for text in (header, line)]
+    first, second = ("  ".join(f"{cell:{width}}" for cell, width in zip(row, _WIDTHS, strict=True)) for row in rows)
+    return first, second.rstrip(), rows[1][:-1]
 
 
 def verdict(job: dict[str, Any]) -> dict[str, Any]:
