@@ -55,8 +55,8 @@ requirements: setup
 	$(BIN)/python -m localcluster requirements --install
 
 .PHONY: images
-images: cluster-up ## Build the operator's and the trainer's image and load them into the local cluster (root)
-	$(BIN)/python -m localcluster images
+images: requirements ## The local cluster with the operator's and the trainer's image in it, built side by side (root)
+	$(BIN)/python -m localcluster up --images
 
 .PHONY: cluster-up
 cluster-up: requirements ## Start the local cluster: a real Kubernetes node and an S3 server (root)

@@ -32,7 +32,7 @@ from localcluster.state import Paths  # noqa: E402
 
 JOB = "demo"  # its name in job.yaml
 BASE_BELOW, TUNED_ABOVE = 0.10, 0.60
-MODEL_PREFIX = "smollm2-135m-instruct"
+MODEL_PREFIX = "SmolLM2-135M-Instruct"
 PREFIX = "demo"
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
