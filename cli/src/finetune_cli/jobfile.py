@@ -1,5 +1,6 @@
 """Reads job files: what is valid where, and file:// URIs relative to the job file."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from finetune_api.load import InvalidJobFileError, Problem, load_jobs
 from finetune_api.v1alpha1 import FineTuneJob
 from finetune_cli.errors import UsageError
 
-_RELATIVE = re.compile(r"file://(?=\.{1,2}/)")
+_RELATIVE = re.compile(r"""file://(\.{1,2}/[^\s"',}\]]*)""")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ def read(path: Path) -> JobFile:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no text in UTF-8 (byte {error.start})") from error
-    text = _RELATIVE.sub(f"file://{path.resolve().parent}/", text)
+    folder = path.resolve().parent
+    text = _RELATIVE.sub(lambda found: f"file://{os.path.normpath(folder / found[1])}", text)
     try:
         jobs = load_jobs(text, local=True)
     except InvalidJobFileError as error:

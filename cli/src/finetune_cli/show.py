@@ -116,9 +116,9 @@ def facts(progress: Progress, *, stopping: bool = False) -> str:
         parts.append("saving a checkpoint (Ctrl-C again ends it at once, without)")
     elif progress.eta_seconds is not None:
         parts.append(f"{duration(progress.eta_seconds)} left")
-    if progress.message and not stopping:
+    if not stopping and not progress.message.startswith("step "):  # that is said above
         parts.append(progress.message)
-    return "  ".join(parts)
+    return "  ".join(filter(None, parts))
 
 
 def duration(seconds: float) -> str:
