@@ -80,9 +80,16 @@ def test_immutable_but_for_the_named_fields(server) -> None:  # type: ignore[no-
 def test_unseen_object_reads_as_not_observed(server) -> None:  # type: ignore[no-untyped-def]
     """Before any operator looks at it, an object says observedGeneration -1, so that nobody takes it for done."""
     text = ACCEPTED[0].text.replace("name: case", "name: unseen")
-    server.kubectl("-n", NAMESPACE, "create", "-f", "-", stdin=text)
+    scale = ("-n", "finetune-system", "scale", "deployment/finetune-operator")
+    server.kubectl(*scale, "--replicas=0")
+    server.kubectl("-n", "finetune-system", "wait", "--for=delete", "pod", "--all", "--timeout=60s", timeout=70)
+    try:
+        server.kubectl("-n", NAMESPACE, "create", "-f", "-", stdin=text)
 
-    assert server.get("ftj", "unseen", namespace=NAMESPACE)["status"] == {"observedGeneration": -1}
+        assert server.get("ftj", "unseen", namespace=NAMESPACE)["status"] == {"observedGeneration": -1}
+    finally:
+        server.kubectl(*scale, "--replicas=1")
+        server.kubectl("-n", "finetune-system", "rollout", "status", "deployment/finetune-operator", timeout=120)
 
 
 def test_every_field_is_explained(server) -> None:  # type: ignore[no-untyped-def]
