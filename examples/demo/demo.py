@@ -40,6 +40,7 @@ OFFLINE = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TQDM_DISABLE": "1",  # a bar is no line
     "PYTHONWARNINGS": "ignore::FutureWarning",
+    "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep: two cores are shared with the cluster
 }
 
 
