@@ -115,9 +115,9 @@ def _train(session: Session, trainer: Any, model: Any, checkpoint: Path | None) 
     """Run the loop to its end and return the step reached."""
     if checkpoint is not None:
         state = json.loads((checkpoint / "trainer_state.json").read_bytes())
-        session.reporter.start_training(state["global_step"], state["max_steps"], state["log_history"])
         session.reporter.saved_step = state["global_step"]
         if state["global_step"] >= state["max_steps"]:
+            session.reporter.start_training(state["global_step"], state["max_steps"], state["log_history"])
             # Trained to the end, cut off before it was published. The Trainer would go one step too far here.
             set_peft_model_state_dict(model, load_file(checkpoint / "adapter_model.safetensors"))
             return int(state["global_step"])

@@ -8,7 +8,7 @@ import torch
 from finetune_api.names import ActiveReason
 from finetune_api.outcome import Artifact, Outcome, Reason
 from finetune_trainer.methods.quantization import compute_dtype
-from finetune_trainer.publish import CheckpointStore, check_writable, publish
+from finetune_trainer.publish import CheckpointStore, publish
 from finetune_trainer.storage import Store, open_store
 from finetune_trainer.training.card import facts, model_card
 from finetune_trainer.training.fit import Fitted, fit
@@ -26,10 +26,7 @@ def execute(session: Session) -> Outcome:
         Stopped: Somebody asked the run to stop.
     """
     run, reporter, processes = session.run, session.reporter, session.processes
-    reporter.phase(ActiveReason.LOADING, "checking that the result can be written")
-    store = open_store(run.output.uri, run.storage)
-    if processes.first:
-        check_writable(store, run.uid)
+    store = open_store(run.output.uri, run.storage)  # PID 1 has checked that it can be written
     inputs = bring_inputs(session)
     checkpoints = CheckpointStore(store, run.uid, reporter.chatter)
     fitted = fit(session, inputs, checkpoints, session.work.adapter)
