@@ -42,6 +42,26 @@ class _SignalAt(TrainerCallback):
             signal.raise_signal(signal.SIGTERM)
 
 
+class _Count(TrainerCallback):
+    """Counts the steps that this session really took: a run that starts anew ends with the same bits, too."""
+
+    steps = 0
+
+    def on_step_end(self, *_: object, **__: object) -> None:
+        self.steps += 1
+
+
+def _add_to_trainers(monkeypatch: pytest.MonkeyPatch, callback: TrainerCallback) -> None:
+    real = fitting._trainer
+
+    def with_callback(*arguments: object) -> object:
+        trainer = real(*arguments)  # type: ignore[arg-type]
+        trainer.add_callback(callback)
+        return trainer
+
+    monkeypatch.setattr(fitting, "_trainer", with_callback)
+
+
 @pytest.mark.parametrize("stop_at", [3, 5, 7])
 def test_stopped_and_resumed_equals_uninterrupted(
     stop_at: int, model: Path, uninterrupted: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -49,14 +69,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     """Within an epoch, at its border and at the very end: same weights, bit for bit, on a fresh disk."""
     run = run_file(tmp_path, model, maxSteps=7)
     first = session(run, tmp_path / "first")
-    real = fitting._trainer
-
-    def with_signal(*arguments: object) -> object:
-        trainer = real(*arguments)  # type: ignore[arg-type]
-        trainer.add_callback(_SignalAt(stop_at))
-        return trainer
-
-    monkeypatch.setattr(fitting, "_trainer", with_signal)
+    _add_to_trainers(monkeypatch, _SignalAt(stop_at))
     old = signal.getsignal(signal.SIGTERM)
     try:
         first.stop.install()
@@ -69,7 +82,10 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert first.reporter.saved_step == stop_at
     assert not (tmp_path / "out/manifest.json").exists()
 
+    count = _Count()
+    _add_to_trainers(monkeypatch, count)
     outcome = execute(run, tmp_path / "second")
+    assert count.steps == 7 - stop_at
     assert (outcome.reason, outcome.step) == (Reason.PUBLISHED, 7)
     resumed = load_file(tmp_path / "out/adapter_model.safetensors")
     assert resumed.keys() == uninterrupted.keys()
