@@ -1,12 +1,20 @@
-"""A private S3 server for the trainer's tests: real, on loopback, without root."""
+"""What the trainer's tests share: a tiny model, and a private S3 server (real, on loopback, without root)."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from finetune_api.v1alpha1 import Storage
 from localcluster.s3 import S3Server, start_server
+from tests.tiny import save_tiny_model
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny base model; nobody writes into it."""
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bitsandbytes.nn import modules as bnb_modules
 from safetensors.torch import load_file
 
 from finetune_api.outcome import Reason
@@ -17,7 +18,6 @@ from finetune_trainer.methods.lora import add_adapter
 from finetune_trainer.training.loss import mean_nll, nll_sum
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.processes import Processes
-from tests.tiny import save_tiny_model
 from tests.trainer.tinyrun import execute, run_file
 
 END = 2
@@ -25,15 +25,9 @@ END = 2
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny base model."""
-    return save_tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> Any:
+def base(model: Path) -> Any:
     """An NF4 base, loaded."""
-    return load_base(folder, Method(), torch.float32, torch.device("cpu")).eval()
+    return load_base(model, Method(), torch.float32, torch.device("cpu")).eval()
 
 
 def token_rows() -> list[TokenRow]:
@@ -73,41 +67,41 @@ def test_pads_are_told_by_position_not_by_id() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_evaluation_loss_is_the_mean_over_tokens(model: Any, batch_size: int) -> None:
+def test_evaluation_loss_is_the_mean_over_tokens(base: Any, batch_size: int) -> None:
     """However rows are batched; the mean of row means would be another number."""
     rows = token_rows()
-    total, count = by_hand(model, rows)
-    assert mean_nll(model, rows, Collator(END), batch_size, Processes()) == pytest.approx(total / count, abs=1e-5)
-    means = [by_hand(model, [row])[0] / row.trained for row in rows]
+    total, count = by_hand(base, rows)
+    assert mean_nll(base, rows, Collator(END), batch_size, Processes()) == pytest.approx(total / count, abs=1e-5)
+    means = [by_hand(base, [row])[0] / row.trained for row in rows]
     assert abs(sum(means) / len(means) - total / count) > 1e-3
 
 
 @pytest.mark.parametrize("sparse_head", [True, False])
-def test_sparse_head_gives_the_models_own_loss(model: Any, sparse_head: bool) -> None:
+def test_sparse_head_gives_the_models_own_loss(base: Any, sparse_head: bool) -> None:
     """Computing logits only where something is trained gives what transformers computes from all of them."""
     batch = Collator(END)(token_rows())
     with torch.inference_mode():
-        ours = nll_sum(model, batch, sparse_head=sparse_head)
-        theirs = model(**batch).loss * sum(row.trained for row in token_rows())
+        ours = nll_sum(base, batch, sparse_head=sparse_head)
+        theirs = base(**batch).loss * sum(row.trained for row in token_rows())
     assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
 
 
 @pytest.mark.parametrize("changed", [{"microBatchSize": 4}, {"microBatchSize": 1}, {"gradientCheckpointing": True}])
-def test_memory_settings_do_not_change_the_result(changed: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+def test_memory_settings_do_not_change_the_result(changed: dict[str, Any], model: Path, tmp_path: Path) -> None:
     """Micro-batch size and checkpointing change memory and speed; the trained weights agree to rounding."""
     weights = []
     for name, more in (("plain", {}), ("changed", changed)):
         place = tmp_path / name
         place.mkdir()
-        execute(run_file(place, folder, method={"dropout": "0"}, maxSteps=3, **more), place / "work")
+        execute(run_file(place, model, method={"dropout": "0"}, maxSteps=3, **more), place / "work")
         weights.append(load_file(place / "out/adapter_model.safetensors"))
     for name, tensor in weights[0].items():
         assert torch.allclose(tensor, weights[1][name], atol=2e-4), name
 
 
-def test_base_bytes_are_the_same_before_and_after(folder: Path) -> None:
+def test_base_bytes_are_the_same_before_and_after(model: Path) -> None:
     """Training moves adapters and nothing else: every frozen tensor keeps its bytes, 4-bit ones and norms alike."""
-    tuned = add_adapter(load_base(folder, Method(), torch.float32, torch.device("cpu")), Method(rank=4), 1)
+    tuned = add_adapter(load_base(model, Method(), torch.float32, torch.device("cpu")), Method(rank=4), 1)
     frozen = {n: p.detach().clone() for n, p in tuned.named_parameters() if "lora_" not in n}
     assert any(tensor.dtype is torch.uint8 for tensor in frozen.values())
     before = {n: p.detach().clone() for n, p in tuned.named_parameters() if "lora_B" in n}
@@ -121,9 +115,40 @@ def test_base_bytes_are_the_same_before_and_after(folder: Path) -> None:
     assert all(not torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_changes_nothing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapter's gradient and all bytes of the base, scales of the 4-bit blocks too, are the same after it.
+
+    On a CPU with AVX512-BF16 bitsandbytes would pack the weights anew; here every CPU is said to be one.
+    """
+    monkeypatch.setattr(bnb_modules, "has_avx512bf16", lambda: True)
+    base = load_base(model, Method(), torch.float32, torch.device("cpu"))
+    tuned = add_adapter(base, Method(rank=4, dropout="0"), 1)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.01)  # at zero nothing would flow through A
+
+    def stored() -> dict[str, torch.Tensor]:
+        weights = [(n, m.weight) for n, m in tuned.named_modules() if isinstance(m, bnb_modules.Linear4bit)]
+        assert weights
+        bytes_of = {name: weight.data.clone() for name, weight in weights}
+        return bytes_of | {f"{name} scales": weight.quant_state.absmax.clone() for name, weight in weights}
+
+    def gradients() -> dict[str, torch.Tensor]:
+        tuned.zero_grad()
+        nll_sum(tuned.train(), Collator(END)(token_rows())).backward()
+        return {n: p.grad.clone() for n, p in tuned.named_parameters() if p.grad is not None}
+
+    bytes_before, gradients_before = stored(), gradients()
+    mean_nll(tuned, token_rows(), Collator(END), 2, Processes())
+    for before, after in ((bytes_before, stored()), (gradients_before, gradients())):
+        assert before.keys() == after.keys()
+        assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is named with its step, and nothing is published."""
-    run = run_file(tmp_path, folder, maxSteps=4)
+    run = run_file(tmp_path, model, maxSteps=4)
     from finetune_trainer.training import trainer
 
     real = trainer.nll_sum

@@ -13,14 +13,7 @@ from finetune_api.outcome import Reason
 from finetune_trainer.training import fit as fitting
 from finetune_trainer.training.run import execute as execute_session
 from finetune_trainer.training.stop import Stopped, StopSwitch
-from tests.tiny import save_tiny_model
 from tests.trainer.tinyrun import execute, run_file, session
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny base model."""
-    return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from finetune_api.outcome import Outcome, Reason
-from tests.tiny import save_tiny_model
 from tests.trainer.tinyrun import execute, run_file
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny base model."""
-    return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -104,4 +97,5 @@ def test_plain_peft_loads_the_prefix_and_gets_the_reported_loss(finished: tuple[
             for position, token in enumerate(answer_ids, start=len(prompt_ids) - 1):
                 total -= float(logits[position, token])
                 count += 1
-    assert total / count == pytest.approx(outcome.loss_after, abs=1e-5)
+    # On CPUs with AVX512-BF16 a plain bitsandbytes rounds the scales to bfloat16 when it evaluates; ours does not.
+    assert total / count == pytest.approx(outcome.loss_after, abs=1e-3)

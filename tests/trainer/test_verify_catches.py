@@ -16,7 +16,6 @@ from finetune_trainer.data.collate import Batch
 from finetune_trainer.errors import RunError
 from finetune_trainer.training.model import load_base
 from finetune_trainer.verify import WEIGHTS, Probe, check_reload, check_weights, probe
-from tests.tiny import save_tiny_model
 
 CPU = torch.device("cpu")
 IDS = torch.arange(3, 23).reshape(1, 20)
@@ -36,12 +35,6 @@ def adapter(model: Any, seed: int) -> Any:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
     return tuned
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny base model."""
-    return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

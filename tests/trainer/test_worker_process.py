@@ -20,14 +20,7 @@ from finetune_api.run import RunFile
 from finetune_trainer.training import fit, reporter
 from finetune_trainer.workdir import WorkDir
 from finetune_trainer.worker import main
-from tests.tiny import save_tiny_model
 from tests.trainer.tinyrun import run_file
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny base model."""
-    return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(autouse=True)

@@ -73,6 +73,7 @@ def _run(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
         session = start(run, work, stop)
         from finetune_trainer.training.run import execute  # noqa: PLC0415
 
+        stop.check()
         return execute(session)
     except Stopped:
         return _stopped(session)

@@ -52,6 +52,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     reporter.say("loading the base model")
     dtype = compute_dtype(run.training.precision)
     base = load_base(session.work.model, run.method, dtype, processes.device())
+    session.stop.check()
     _check_vocabulary(base, inputs)
     model = add_adapter(base, run.method, run.training.seed)
     reporter.say(_describe(model))

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from finetune_api.outcome import Reason
 from finetune_api.v1alpha1 import Method
 from finetune_trainer.errors import RunError
-from finetune_trainer.methods.quantization import quantization_config
+from finetune_trainer.methods.quantization import keep_exact_on_cpu, quantization_config
 
 _BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
 """What transformers raises for a folder that it cannot load. CUDA's out-of-memory is a RuntimeError and passes."""
@@ -108,6 +108,7 @@ def load_base(folder: Path, method: Method, dtype: torch.dtype, device: torch.de
             f"the model's files lack {len(missing)} weights, for instance {missing[0]}",
             "Upload the model again, with all its safetensors files.",
         )
+    keep_exact_on_cpu(model)
     return model
 
 

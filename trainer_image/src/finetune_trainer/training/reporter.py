@@ -30,8 +30,8 @@ class Reporter:
         self._talks = talks
         self._written = 0.0
         self._chattered = 0.0
-        self._session_start = 0.0
-        self._session_step = 0
+        self._warm: tuple[float, float] | None = None
+        """When the first piece of this session was done, and how many steps that made."""
 
     @property
     def metrics_file(self) -> Path:
@@ -60,7 +60,7 @@ class Reporter:
 
     def start_training(self, step: int, total: int, history: list[dict[str, Any]]) -> None:
         """Begin this session at `step` of `total`; `history` holds what earlier sessions logged."""
-        self._session_start, self._session_step = time.monotonic(), step
+        self._warm, self.progress.eta_seconds = None, None
         self.progress.step, self.progress.total_steps = step, total
         if self._talks:
             self.metrics_file.write_text("".join(f"{json.dumps(entry)}\n" for entry in history))
@@ -70,10 +70,7 @@ class Reporter:
         """Tell that `step` steps and `part` of the next are done; the file is written when it is due."""
         progress = self.progress
         progress.step, progress.epoch = step, epoch
-        done = step + part - self._session_step
-        if done > 0:
-            rate = (time.monotonic() - self._session_start) / done
-            progress.eta_seconds = round(rate * (progress.total_steps - step - part))
+        progress.eta_seconds = self._seconds_left(step + part)
         if time.monotonic() - self._written >= WRITE_SECONDS:
             self._show(f"step {step} of {progress.total_steps}")
 
@@ -86,6 +83,15 @@ class Reporter:
             self.progress.loss, self.progress.learning_rate = entry["loss"], entry.get("learning_rate")
             eta = f", about {_duration(self.progress.eta_seconds)} left" if self.progress.eta_seconds else ""
             self.say(f"step {step}/{self.progress.total_steps}, loss {entry['loss']:.4f}{eta}")
+
+    def _seconds_left(self, done: float) -> int | None:
+        """At the pace of this session after its first piece, which pays for warming up."""
+        now = time.monotonic()
+        if self._warm is None:
+            self._warm = now, done
+            return None
+        since, before = self._warm
+        return round((now - since) / (done - before) * (self.progress.total_steps - done))
 
     def _show(self, sentence: str) -> None:
         self.progress.message = sentence

@@ -36,16 +36,21 @@ class StopSwitch:
         if not repeated and not self._deferred:
             raise Stopped
 
+    def check(self) -> None:
+        """Raise Stopped where a library swallowed the first one: a bare `except`, a destructor, a C callback."""
+        if self.requested:
+            raise Stopped
+
     @contextmanager
     def deferred(self) -> Iterator[None]:
         """While inside, a request waits for someone to look at it; what nobody looked at raises Stopped at the end."""
+        self.check()
         self._deferred = True
         try:
             yield
         finally:
             self._deferred = False
-        if self.requested:
-            raise Stopped
+        self.check()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.request()
