@@ -77,7 +77,7 @@ def progress(folder: Path) -> int:
 
 def test_stop_resume_publish(folder: Path) -> None:
     """Ctrl-C ends with 75 and a checkpoint; the same command goes on from there and publishes a verified adapter."""
-    job = JOB % 60
+    job = JOB % 30
     with finetune_run(folder, job) as first:
         while progress(folder) < 5:
             assert first.poll() is None, first.communicate()[0]
@@ -88,7 +88,7 @@ def test_stop_resume_publish(folder: Path) -> None:
     assert "run the same command to resume" in output
     assert not (folder / "adapter" / "manifest.json").exists()
     stopped_at = int(output.partition("stopped at step ")[2].partition(";")[0])
-    assert 5 <= stopped_at < 60
+    assert 5 <= stopped_at < 30
 
     with finetune_run(folder, job) as second:
         output, _ = second.communicate()
@@ -122,18 +122,3 @@ def test_the_adapter_loads_with_plain_peft(folder: Path) -> None:
         with model.disable_adapter():
             plain = model(tokens).logits
     assert not torch.equal(tuned, plain)
-
-
-def test_a_bad_row_ends_with_its_code_and_its_line(folder: Path) -> None:
-    """The user's own mistake: exit code 65, the file and the line, and nothing published."""
-    (folder / "bad.jsonl").write_text(tiny.jsonl(tiny.rows(2)) + '{"messages": [{"role": "user", "con')
-    bad = (JOB % 4).replace("train.jsonl", "bad.jsonl").replace("file://./adapter", "file://./nothing")
-
-    with finetune_run(folder, bad) as process:
-        output, _ = process.communicate()
-
-    assert process.returncode == 65, output
-    assert "InvalidDataset" in output
-    assert "bad.jsonl" in output
-    assert "3" in output
-    assert not (folder / "nothing" / "manifest.json").exists()
