@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 NAMESPACE = "team"
 Json = dict[str, Any]
 
@@ -46,11 +48,16 @@ def ended(cluster: Any, name: str) -> Callable[[], Json | None]:
 
 
 def reached(cluster: Any, name: str, *reasons: str) -> Callable[[], Json | None]:
-    """A check that answers the job once its Succeeded condition has one of these reasons."""
+    """A check that answers the job once its Succeeded condition has one of these reasons; fails once it never will."""
 
     def check() -> Json | None:
         job: Json = cluster.get("ftj", name, namespace=NAMESPACE)
-        return job if condition(job, "Succeeded").get("reason") in reasons else None
+        now = condition(job, "Succeeded")
+        if now.get("reason") in reasons:
+            return job
+        if now.get("status") in ("True", "False"):
+            pytest.fail(f"{name} ended with {now['reason']} before it was seen {' or '.join(reasons)}: {now['message']}")
+        return None
 
     return check
 

@@ -1,5 +1,6 @@
 """The worker as torchrun starts it: its outcome file and exit code for good ends and bad ones."""
 
+import contextlib
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,6 +86,23 @@ def test_sigterm_before_training_says_so(model: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(fit, "load_base", lambda *_: signal.raise_signal(signal.SIGTERM))
     assert work_here(run_file(tmp_path, model), tmp_path) == 75
     assert outcome(tmp_path).message.startswith("stopped before the first checkpoint")
+
+
+def test_a_stop_that_a_library_swallows_is_not_lost(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bare `except` around the moment of the signal costs the rest of that phase, not the grace period."""
+    real = fit.load_base
+
+    def load(*arguments: Any) -> Any:
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(fit, "load_base", load)
+    monkeypatch.setattr(fit, "add_adapter", lambda *_: pytest.fail("it went on to the next phase"))
+    assert work_here(run_file(tmp_path, model), tmp_path) == 75
+    assert outcome(tmp_path).reason is Reason.PREEMPTED
 
 
 def test_two_processes_share_one_run(model: Path, tmp_path: Path) -> None:
