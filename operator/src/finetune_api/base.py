@@ -74,6 +74,12 @@ DECIMAL = r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$"
 Decimal = Annotated[str, Field(pattern=DECIMAL, min_length=1, max_length=24)]
 """A non-negative decimal number in a string: JSON floats do not survive every client unchanged."""
 
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Seconds = Annotated[int, Field(ge=1, le=31_536_000)]
+
+LIST_ATOMIC: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
+LIST_SET: dict[str, Any] = {"x-kubernetes-list-type": "set"}
+
 NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 ObjectName = Annotated[str, Field(pattern=NAME, min_length=1, max_length=63)]
 

@@ -1,0 +1,93 @@
+"""The object itself: the spec as a whole, and what of it never changes."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from finetune_api.base import Object, ObjectName, Rule
+from finetune_api.names import API_VERSION, MAX_NAME_LENGTH
+from finetune_api.v1alpha1.data import Dataset, Model
+from finetune_api.v1alpha1.method import Method
+from finetune_api.v1alpha1.place import Deadlines, Output, Resources, Storage
+from finetune_api.v1alpha1.training import Evaluation, Training
+
+
+class Spec(Object):
+    """What to train, on what, how, where, and where the result goes."""
+
+    rules = (
+        Rule(
+            cel="self.training.batchSize % (self.training.microBatchSize * (self.resources.gpus > 1 ? "
+            "self.resources.gpus : 1)) == 0",
+            holds=lambda s: s.training.batch_size % (s.training.micro_batch_size * max(1, s.resources.gpus)) == 0,
+            message="training.batchSize must be a multiple of training.microBatchSize times resources.gpus",
+            field="training.batchSize",
+        ),
+    )
+    model: Model
+    """The base model."""
+    dataset: Dataset
+    """The rows to learn from."""
+    method: Method = Method()
+    """How the model is tuned."""
+    training: Training = Training()
+    """The training run."""
+    evaluation: Evaluation = Evaluation()
+    """Evaluation during training."""
+    resources: Resources = Resources()
+    """What the trainer's pod asks for."""
+    storage: Storage = Storage()
+    """Access to s3:// URIs."""
+    output: Output
+    """Where the result goes."""
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    """Trainer image; unset means the operator's default."""
+    service_account_name: ObjectName | None = None
+    """ServiceAccount of the trainer's pod. Unset: none, and no token is mounted."""
+    suspend: bool = False
+    """True stops the run (a checkpoint is saved first) and frees its GPUs; false goes on."""
+    retries: Annotated[int, Field(ge=0, le=100)] = 3
+    """New attempts after failures that another try can heal. Preemption never counts."""
+    deadlines: Deadlines = Deadlines()
+    """When to give up."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    """Delete the FineTuneJob this long after its end; the adapter stays. Unset: keep it."""
+
+
+IMMUTABLE_FIELDS = (
+    "model",
+    "dataset",
+    "method",
+    "training",
+    "evaluation",
+    "resources",
+    "storage",
+    "output",
+)
+"""Sub-trees of the spec that cannot change after creation: the operator never re-applies a Job."""
+IMMUTABLE_MESSAGE = "is immutable; create a new FineTuneJob with another name instead"
+
+
+class ObjectMeta(BaseModel):
+    """The part of metadata that is ours to judge; the API server judges the rest."""
+
+    model_config = ConfigDict(extra="allow")
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=MAX_NAME_LENGTH)]
+    namespace: str | None = None
+    uid: str | None = None
+
+
+class FineTuneJob(BaseModel):
+    """One fine-tuning job: a base model, a dataset, a method, and a bucket for the verified adapter."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    api_version: Annotated[Literal["finetune.dev/v1alpha1"], Field(alias="apiVersion")]
+    kind: Literal["FineTuneJob"]
+    metadata: ObjectMeta
+    spec: Spec
+    """What to do."""
+    status: dict[str, Any] | None = None
+    """Written by the operator; ignored in a job file."""
+
+
+assert FineTuneJob.model_fields["api_version"].annotation == Literal[API_VERSION]  # type: ignore[comparison-overlap]  # noqa: S101

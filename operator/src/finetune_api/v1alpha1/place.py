@@ -1,0 +1,73 @@
+"""Where a run happens, where its result goes, and when to give up."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.base import LIST_ATOMIC, Object, ObjectName, Quantity, Seconds, TargetURI
+
+
+class Toleration(Object):
+    """A toleration of the trainer's pod, as in core/v1."""
+
+    key: Annotated[str, Field(max_length=253)] | None = None
+    """Taint key; none matches every key."""
+    operator: Literal["Exists", "Equal"] = "Equal"
+    """How value is compared."""
+    value: Annotated[str, Field(max_length=63)] | None = None
+    """Taint value."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Taint effect; none matches every effect."""
+
+
+class Resources(Object):
+    """What the trainer's pod asks for and where it may run."""
+
+    gpus: Annotated[int, Field(ge=0, le=16)] = 1
+    """GPUs of the pod, one process each; 0 trains on the CPU."""
+    gpu_resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", max_length=128)] = "nvidia.com/gpu"
+    """Extended resource that stands for one GPU."""
+    cpu: Quantity = "2"
+    """CPU request."""
+    memory: Quantity = "8Gi"
+    """Memory request and limit."""
+    shared_memory: Quantity = "1Gi"
+    """Size of /dev/shm; counts against memory."""
+    work_storage: Quantity = "50Gi"
+    """Limit of the scratch volume that holds model, data and checkpoints during the run."""
+    node_selector: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)] = {}
+    """Labels a node must carry."""
+    tolerations: Annotated[list[Toleration], Field(max_length=32, json_schema_extra=LIST_ATOMIC)] = []
+    """Taints the pod tolerates."""
+    runtime_class_name: ObjectName | None = None
+    """RuntimeClass of the pod, for instance nvidia."""
+    priority_class_name: ObjectName | None = None
+    """PriorityClass of the pod."""
+
+
+class Storage(Object):
+    """Access to s3:// URIs."""
+
+    secret_name: ObjectName | None = None
+    """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_SESSION_TOKEN where needed. Unset: the pod's
+    own identity (serviceAccountName)."""
+    endpoint: Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.\[\]:-]+(/.*)?$", max_length=512)] | None = None
+    """URL of an S3-compatible server; unset means AWS."""
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]+$", max_length=64)] = "us-east-1"
+    """S3 region."""
+
+
+class Output(Object):
+    """Where the result goes."""
+
+    uri: TargetURI
+    """Prefix of the adapter: s3://bucket/prefix or pvc://claim/path. manifest.json is written there last."""
+
+
+class Deadlines(Object):
+    """When to give up. Unset means never."""
+
+    pending_seconds: Seconds | None = None
+    """From creation of an attempt to its container running."""
+    active_seconds: Seconds | None = None
+    """Of an attempt, from its start; becomes the Job's activeDeadlineSeconds."""

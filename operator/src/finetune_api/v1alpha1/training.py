@@ -1,0 +1,97 @@
+"""The training run and its evaluation. Fields are named after transformers.TrainingArguments where it has them."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.base import Count, Decimal, Object, Rule
+
+
+class Scheduler(StrEnum):
+    """How the learning rate goes down after the warm-up."""
+
+    LINEAR = "Linear"
+    COSINE = "Cosine"
+    CONSTANT = "Constant"
+
+
+class Precision(StrEnum):
+    """The dtype that training computes in."""
+
+    AUTO = "Auto"
+    BFLOAT16 = "BFloat16"
+    FLOAT32 = "Float32"
+
+
+class Checkpoints(Object):
+    """Checkpoints go to `<output>/.finetune/<uid>/checkpoints`; a run that was cut off goes on from the newest."""
+
+    every_steps: Count = 50
+    """Optimizer steps between two checkpoints."""
+    keep: Annotated[int, Field(ge=1, le=100)] = 2
+    """How many checkpoints stay in storage."""
+
+
+class Training(Object):
+    """The training run. Fields are named after transformers.TrainingArguments where it has them."""
+
+    rules = (
+        Rule(
+            cel="self.batchSize % self.microBatchSize == 0",
+            holds=lambda t: t.batch_size % t.micro_batch_size == 0,
+            message="training.batchSize must be a multiple of training.microBatchSize",
+            field="batchSize",
+        ),
+        Rule(
+            cel="double(self.learningRate) > 0.0 && double(self.learningRate) <= 1.0",
+            holds=lambda t: 0 < float(t.learning_rate) <= 1,
+            message='training.learningRate must be above 0 and at most 1, for instance "2e-4"',
+            field="learningRate",
+        ),
+        Rule(
+            cel="double(self.warmupRatio) < 1.0",
+            holds=lambda t: float(t.warmup_ratio) < 1,
+            message='training.warmupRatio must be below 1, for instance "0.03"',
+            field="warmupRatio",
+        ),
+    )
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Times every row is seen."""
+    max_steps: Count | None = None
+    """Optimizer steps; when set, it wins over epochs."""
+    learning_rate: Decimal = "2e-4"
+    """Peak learning rate."""
+    scheduler: Annotated[Scheduler, Field(strict=False)] = Scheduler.COSINE
+    """Linear or Cosine to zero, or Constant."""
+    warmup_ratio: Decimal = "0.03"
+    """Share of the steps in which the learning rate rises, 0 to below 1."""
+    weight_decay: Decimal = "0"
+    """AdamW's weight decay."""
+    max_gradient_norm: Decimal = "1.0"
+    """Gradients are clipped to this norm; 0 turns clipping off."""
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 16
+    """Sequences per optimizer step, over all processes."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Sequences per process and forward pass; changes memory and speed, never the result."""
+    max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
+    """Longest row in tokens; longer rows are left out and counted."""
+    precision: Annotated[Precision, Field(strict=False)] = Precision.AUTO
+    """Auto: BFloat16 on a GPU that has it, else Float32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+    seed: Annotated[int, Field(ge=0, le=2_147_483_647)] = 42
+    """Seed of the adapter's start, of the order of rows and of dropout."""
+    logging_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Optimizer steps between two log lines."""
+    checkpoints: Checkpoints = Checkpoints()
+    """When to save, and how much to keep."""
+
+
+class Evaluation(Object):
+    """Evaluation during training; before and after it always happens when there are held-out rows."""
+
+    every_steps: Count | None = None
+    """Optimizer steps between two evaluations; none in between when unset."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
+    """Sequences per forward pass."""
