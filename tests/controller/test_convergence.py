@@ -10,9 +10,14 @@ from finetune_api.status import Status
 from tests.controller.world import KEY, World
 
 FINAL = {"InvalidDataset", "ModelNotFound", "Diverged"}
+BATCH = {"batchSize": 12, "microBatchSize": 6}
+"""Each GPU out of memory makes the micro-batch smaller: 6, 3, 1, and then there is nothing left to give up."""
+SMALLER = {6: 3, 3: 1}
 COUNTED = {"StorageUnavailable", "InternalError", "VerificationFailed"}
 
-outcomes = st.lists(st.sampled_from(sorted(FINAL | COUNTED | {"Preempted", "Published"})), max_size=5).map(tuple)
+outcomes = st.lists(
+    st.sampled_from(sorted(FINAL | COUNTED | {"Preempted", "Published", "OutOfGPUMemory"})), max_size=5
+).map(tuple)
 moves = st.lists(
     st.one_of(
         st.just(("reconcile",)),
@@ -29,19 +34,23 @@ moves = st.lists(
 suspensions = st.tuples(st.just("suspend"), st.booleans())
 
 
-def expected(script: tuple[str, ...], retries: int) -> tuple[str, str, int]:
-    """The end that the table of reasons gives: status and reason of Succeeded, and the number of attempts."""
-    failures, attempt = 0, 1
-    for reason in (*script, "Published"):
-        if reason == "Published":
-            return "True", "Published", attempt
-        if reason in FINAL:
-            return "False", reason, attempt
+def expected(script: tuple[str, ...], retries: int) -> tuple[str, str, list[tuple[str, int]]]:
+    """The end by the table of reasons: status and reason of Succeeded, and stage and micro-batch of each Job."""
+    failures, micro, jobs = 0, 6, [("prepare", 6)]
+    for reason in (*script, "Published", "Published"):
+        stage, _ = jobs[-1]
+        if reason == "Published" and stage == "train":
+            return "True", "Published", jobs
+        if reason in FINAL or (reason == "OutOfGPUMemory" and (stage == "prepare" or micro not in SMALLER)):
+            return "False", reason, jobs
         if reason in COUNTED:
             failures += 1
             if failures > retries:
-                return "False", reason, attempt
-            attempt += 1
+                return "False", reason, jobs
+        if reason == "OutOfGPUMemory":
+            micro = SMALLER[micro]
+        if reason != "Preempted":
+            jobs.append(("train" if reason == "Published" else stage, micro))
     raise AssertionError
 
 
@@ -57,7 +66,7 @@ def play(world: World, script: list[tuple[Any, ...]]) -> None:
 
 def hold_laws(world: World) -> None:
     """What must be true at any moment."""
-    attempts = [attempt for attempt, _ in world.created]
+    attempts = [(stage, attempt) for stage, (attempt, _) in zip(world.stages, world.created, strict=True)]
     assert len(attempts) == len(set(attempts)), f"two Jobs for one attempt: {world.created}"
     assert len({name for _, name in world.created}) == len(attempts)
     live = [pod for pod in world.pods if pod["status"]["phase"] in ("Pending", "Running")]
@@ -75,7 +84,9 @@ def hold_history_laws(world: World) -> None:
             assert not moved or was["status"] != condition["status"], "lastTransitionTime moved without its status"
         if old["Succeeded"]["status"] != "Unknown":
             assert old["Succeeded"] == next(c for c in after["conditions"] if c["type"] == "Succeeded")
-        assert after.get("attempt", 0) >= before.get("attempt", 0)
+        assert [a["jobName"] for a in before["attempts"]] == [a["jobName"] for a in after["attempts"]][
+            : len(before["attempts"])
+        ]
         assert after["failures"] >= before["failures"]
     for status in world.history:
         Status.model_validate(status)
@@ -87,14 +98,16 @@ def hold_history_laws(world: World) -> None:
 @given(outcomes, st.integers(0, 3), st.lists(st.one_of(moves.filter(bool), suspensions.map(lambda s: [s])), max_size=4))
 def test_any_order_any_crash_same_end(script: tuple[str, ...], retries: int, story: list[list[Any]]) -> None:
     """Order of events, duplicates, crashes after any write and suspensions in between do not change the end."""
-    world = World({"retries": retries}, script)
+    world = World({"retries": retries, "training": BATCH}, script, prepared=False)
     for part in story:
         play(world, part)
     world.edit(suspend=False)
     world.settle()
-    status, reason, attempts = expected(script, retries)
+    status, reason, jobs = expected(script, retries)
     assert (world.condition()["status"], world.condition()["reason"]) == (status, reason)
-    assert world.status["attempt"] == attempts == len(world.created)
+    assert list(zip(world.stages, world.micro_batches, strict=True)) == jobs
+    assert world.status["attempt"] == [stage for stage, _ in jobs].count(jobs[-1][0])
+    assert world.condition("Prepared")["status"] == ("True" if jobs[-1][0] == "train" else "False")
     assert world.condition("Stalled")["status"] == ("False" if status == "True" else "True")
     assert world.condition("Reconciling")["status"] == "False"
     hold_laws(world)
@@ -105,7 +118,7 @@ def test_any_order_any_crash_same_end(script: tuple[str, ...], retries: int, sto
 @given(outcomes, moves)
 def test_second_pass_does_nothing(script: tuple[str, ...], story: list[Any]) -> None:
     """A pass over an unchanged world writes nothing, wherever the story stands."""
-    world = World(outcomes=script)
+    world = World(outcomes=script, prepared=False)
     play(world, story)
     for _ in range(3):
         world.reconcile()  # a verdict or a resumption may need a pass of its own to be cleaned up after
@@ -118,7 +131,7 @@ def test_second_pass_does_nothing(script: tuple[str, ...], story: list[Any]) -> 
 @given(st.integers(1, 12))
 def test_crash_between_job_and_status(writes: int) -> None:
     """Dying right after the Job's creation, or any later write, never makes a second Job for the attempt."""
-    world = World()
+    world = World(prepared=False)
     for _ in range(5):
         world.reconcile(crash_after=writes)
         world.restart()
@@ -142,14 +155,16 @@ def test_ttl_deletes_the_object_once() -> None:
 
 def test_the_story_is_told_in_events() -> None:
     """One failure, one success: the Events say so in order, each Normal or Warning, and no two say the same."""
-    world = World(outcomes=("InternalError",))
+    world = World(outcomes=("InternalError",), prepared=False)
     world.settle()
     told = [(event["type"], event["reason"]) for event in world.events.values()]
     reasons = [reason for _, reason in told]
-    assert [r for r in reasons if r in ("AttemptStarted", "InternalError", "Retrying", "Published")] == [
+    assert [r for r in reasons if r in ("AttemptStarted", "InternalError", "Retrying", "Prepared", "Published")] == [
         "AttemptStarted",
         "InternalError",
         "Retrying",
+        "AttemptStarted",
+        "Prepared",
         "AttemptStarted",
         "Published",
     ]

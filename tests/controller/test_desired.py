@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_api.load import parse_job
-from finetune_api.names import ANNOTATION_RUN_FILE, RUN_FILE_PATH
+from finetune_api.names import ANNOTATION_RUN_FILE, RUN_FILE_PATH, Stage
 from finetune_api.run import RunFile
 from finetune_operator.desired import job_manifest, job_name
 from tests.controller.world import KEY, SETTINGS, SPEC, UID
@@ -35,7 +35,9 @@ FULL: dict[str, Any] = {
 }
 
 
-def manifest(spec: dict[str, Any], attempt: int = 1, name: str = KEY[1]) -> dict[str, Any]:
+def manifest(
+    spec: dict[str, Any], attempt: int = 1, name: str = KEY[1], stage: Stage = Stage.TRAIN, **more: Any
+) -> dict[str, Any]:
     """The Job of that attempt, as the API server would get it."""
     labels = {"argocd.argoproj.io/instance": "prod", "app.kubernetes.io/managed-by": "Helm"}
     resource = {
@@ -44,7 +46,9 @@ def manifest(spec: dict[str, Any], attempt: int = 1, name: str = KEY[1]) -> dict
         "metadata": {"name": name, "namespace": KEY[0], "uid": UID, "labels": labels, "annotations": {"a": "b"}},
         "spec": spec,
     }
-    made = job_manifest(parse_job(resource), namespace=KEY[0], uid=UID, attempt=attempt, settings=SETTINGS)
+    made = job_manifest(
+        parse_job(resource), namespace=KEY[0], uid=UID, stage=stage, attempt=attempt, settings=SETTINGS, **more
+    )
     return json.loads(json.dumps(made))  # type: ignore[no-any-return]
 
 
@@ -179,6 +183,38 @@ def test_resources_and_placement() -> None:
     assert "activeDeadlineSeconds" not in manifest(SPEC)["spec"]
 
 
+def test_preparing_asks_for_no_gpu() -> None:
+    """It runs anywhere, with what resources.prepare says, one process, and is a Job of its own."""
+    spec = {**FULL, "resources": {**FULL["resources"], "prepare": {"cpu": "2", "memory": "1Gi"}}}
+    job = manifest(spec, stage=Stage.PREPARE)
+    pod = pod_of(job)
+    assert pod["containers"][0]["resources"] == {
+        "requests": {"cpu": "2", "memory": "1Gi"},
+        "limits": {"memory": "1Gi"},
+    }
+    assert not {"nodeSelector", "runtimeClassName"} & pod.keys()
+    assert pod["tolerations"] == pod_of(manifest(spec))["tolerations"]
+    run = RunFile.from_json(job["spec"]["template"]["metadata"]["annotations"][ANNOTATION_RUN_FILE])
+    assert (run.stage, run.processes, run.gpus) == (Stage.PREPARE, 1, 0)
+    assert job["metadata"]["labels"]["finetune.dev/stage"] == "prepare"
+    assert job["metadata"]["name"] != manifest(spec)["metadata"]["name"]
+    chosen = {**spec, "resources": {**spec["resources"], "prepare": {"nodeSelector": {"pool": "cpu"}}}}
+    assert pod_of(manifest(chosen, stage=Stage.PREPARE))["nodeSelector"] == {"pool": "cpu"}
+
+
+def test_a_smaller_micro_batch_is_all_that_changes() -> None:
+    """After a GPU ran out of memory the run file says half the micro-batch, and the batch stays."""
+    spec = {**SPEC, "training": {"batchSize": 16, "microBatchSize": 4}}
+    plain, small = (manifest(spec, **more) for more in ({}, {"micro_batch_size": 2}))
+    runs = [
+        RunFile.from_json(m["spec"]["template"]["metadata"]["annotations"].pop(ANNOTATION_RUN_FILE))
+        for m in (plain, small)
+    ]
+    assert plain == small
+    assert [run.training.micro_batch_size for run in runs] == [4, 2]
+    assert runs[0].training.batch_size == runs[1].training.batch_size == 16
+
+
 def test_writable_places_are_bounded_volumes() -> None:
     """With a read-only root the trainer writes to /work, /tmp and /dev/shm, and to an output claim."""
     pod = pod_of(manifest(FULL))
@@ -196,10 +232,11 @@ def test_writable_places_are_bounded_volumes() -> None:
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.from_regex(r"\A[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?\Z"), st.uuids(), st.uuids(), st.integers(1, 50))
 def test_names(name: str, uid: Any, other: Any, attempt: int) -> None:
-    """Same purpose, same name; another uid or attempt, another name; and it fits a label."""
-    made = job_name(name, str(uid), attempt)
-    assert made == job_name(name, str(uid), attempt)
-    assert made != job_name(name, str(uid), attempt + 1)
-    assert uid == other or made != job_name(name, str(other), attempt)
+    """Same purpose, same name; another uid, stage or attempt, another name; and it fits a label."""
+    made = job_name(name, str(uid), Stage.TRAIN, attempt)
+    assert made == job_name(name, str(uid), Stage.TRAIN, attempt)
+    assert made != job_name(name, str(uid), Stage.TRAIN, attempt + 1)
+    assert made != job_name(name, str(uid), Stage.PREPARE, attempt)
+    assert uid == other or made != job_name(name, str(other), Stage.TRAIN, attempt)
     assert made.startswith(f"{name}-")
     assert len(made) <= 63

@@ -36,7 +36,8 @@ def fail_job(world: World, reason: str = "PodFailurePolicy", message: str = "") 
         (65, termination_message("EmptyDataset"), "EmptyDataset", True),
         (73, termination_message("BucketNotFound"), "BucketNotFound", True),
         (64, termination_message("UnsafeModel"), "UnsafeModel", True),
-        (80, termination_message("OutOfGPUMemory"), "OutOfGPUMemory", True),
+        (80, termination_message("OutOfGPUMemory"), "OutOfGPUMemory", True),  # the micro-batch is 1 already
+        (80, "", "Unknown", False),  # to shrink takes a reason
         (82, termination_message("Hang"), "Hang", False),
         (69, termination_message("HubUnavailable"), "HubUnavailable", False),
         (65, "", "Unknown", True),  # the code says what follows, not why
@@ -46,6 +47,7 @@ def fail_job(world: World, reason: str = "PodFailurePolicy", message: str = "") 
         (70, termination_message("InvalidDataset"), "Unknown", False),  # the two contradict each other
         (0, "", "Unknown", False),  # no proof of an artifact
         (0, '{"reason": "Published", "message": "trust me"}', "Unknown", False),
+        (0, termination_message("Prepared"), "Unknown", False),  # no end of this stage
     ],
 )
 def test_end_by_evidence(code: int, message: str, reason: str, ends: bool) -> None:
@@ -57,7 +59,7 @@ def test_end_by_evidence(code: int, message: str, reason: str, ends: bool) -> No
     else:
         world.sync_jobs()
     world.reconcile()
-    (attempt,) = world.status["attempts"]
+    (attempt,) = world.attempts
     assert (attempt["reason"], attempt["exitCode"]) == (reason, code)
     assert world.condition()["status"] == ("False" if ends else "Unknown")
     assert world.condition()["reason"] == (reason if ends else "Retrying")
@@ -102,7 +104,7 @@ def test_evicted(words: str, ends: bool) -> None:
     pod["status"] |= {"reason": "Evicted", "message": words}
     fail_job(world)
     world.reconcile()
-    assert world.status["attempts"][0]["reason"] == "Evicted"
+    assert world.attempts[0]["reason"] == "Evicted"
     assert world.condition()["status"] == ("False" if ends else "Unknown")
 
 
@@ -126,7 +128,7 @@ def test_killed_while_being_deleted_is_an_interruption() -> None:
     finish(pod, 137)
     fail_job(world)
     world.reconcile()
-    assert world.status["attempts"][0]["reason"] == "Preempted"
+    assert world.attempts[0]["reason"] == "Preempted"
     assert (world.status["failures"], world.status["preemptions"]) == (0, 1)
     world.settle()
     assert world.condition()["status"] == "True"

@@ -29,7 +29,7 @@ def test_job_deleted_by_hand_counts_as_a_failed_attempt() -> None:
     running(world)
     world.delete_jobs()
     world.reconcile()
-    assert world.status["attempts"][0]["reason"] == "JobDeleted"
+    assert world.attempts[0]["reason"] == "JobDeleted"
     assert world.condition()["reason"] == "Retrying"
     world.pass_time(SETTINGS.retry_seconds)
     world.reconcile()
@@ -118,7 +118,7 @@ def test_foreign_job_of_that_name_is_not_touched() -> None:
     assert fresh.reconcile() is not None
     assert (fresh.condition()["status"], fresh.condition()["reason"]) == ("Unknown", "NameConflict")
     assert name in fresh.condition()["message"]
-    assert "attempt" not in fresh.status
+    assert not fresh.attempts
     assert fresh.jobs[name] is job
     fresh.jobs.clear()
     fresh.settle()
@@ -149,7 +149,7 @@ def test_job_that_the_api_server_finds_invalid_is_a_broken_spec() -> None:
     world.reconcile()
     assert world.condition("Stalled")["status"] == "True"
     assert "nodeSelector" in world.condition()["message"]
-    assert "attempts" not in world.status or not world.status["attempts"]
+    assert "attempts" not in world.status or not world.attempts
 
 
 def test_unreadable_status_is_rebuilt() -> None:
@@ -316,7 +316,7 @@ def test_attempt_list_is_bounded_and_counters_are_not() -> None:
     """The newest twenty attempts stay; failures counts them all."""
     world = World({"retries": 100}, ("InternalError",) * 25)
     world.settle()
-    assert [a["number"] for a in world.status["attempts"]] == list(range(7, 27))
+    assert [a["number"] for a in world.attempts] == list(range(7, 27))
     assert world.status["failures"] == 25
     assert world.status["attempt"] == 26
 

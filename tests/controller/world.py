@@ -31,12 +31,14 @@ SPEC: dict[str, Any] = {
 }
 
 EXIT_CODES = {
+    "Prepared": 0,
     "Published": 0,
     "InvalidDataset": 65,
     "ModelNotFound": 66,
     "StorageUnavailable": 69,
     "InternalError": 70,
     "Preempted": 75,
+    "OutOfGPUMemory": 80,
     "Diverged": 81,
     "VerificationFailed": 83,
 }
@@ -61,6 +63,8 @@ def termination_message(reason: str) -> str:
     said: dict[str, Any] = {"reason": reason, "message": f"it was {reason}", "hint": "do this", "step": 7}
     if reason == "Published":
         said["artifact"] = {"uri": "s3://adapters/bot", "manifestSha256": "ab" * 32, "bytes": 1234, "files": 5}
+    if reason == "Prepared":
+        said["dataset"] = {"sha256": "cd" * 32, "rows": 9, "evaluationRows": 0, "tokens": 90, "trainedTokens": 45}
     return json.dumps(said)
 
 
@@ -70,15 +74,25 @@ def stamp(time: datetime) -> str:
 
 
 class World:
-    """The cluster, the clock, and the operator in it. Implements the operator's Cluster protocol."""
+    """The cluster, the clock, and the operator in it. Implements the operator's Cluster protocol.
 
-    def __init__(self, spec: dict[str, Any] | None = None, outcomes: tuple[str, ...] = ()) -> None:
+    Args:
+        spec: Laid over the smallest one.
+        outcomes: How trainers end, one after the other; Published is the good end of whatever stage it is.
+        prepared: The dataset is ready already, and its Job long gone: the story begins with training.
+    """
+
+    def __init__(
+        self, spec: dict[str, Any] | None = None, outcomes: tuple[str, ...] = (), *, prepared: bool = True
+    ) -> None:
         self.now = START
         self.outcomes = iter(itertools.chain(outcomes, itertools.repeat("Published")))
         self.jobs: dict[str, dict[str, Any]] = {}
         self.pods: list[dict[str, Any]] = []
         self.events: dict[str, dict[str, Any]] = {}
         self.created: list[tuple[str, str]] = []  # (attempt, name) of every Job that was ever created
+        self.stages: list[str] = []  # the stage of each of them
+        self.micro_batches: list[int] = []  # what the run file of each of them says
         self.writes: list[str] = []
         self.writes_left: int | None = None
         self.history: list[dict[str, Any]] = []
@@ -90,6 +104,9 @@ class World:
             "metadata": metadata,
             "spec": {**copy.deepcopy(SPEC), **(spec or {})},
         }
+        if prepared:
+            done = {"stage": "prepare", "number": 1, "jobName": "bot-prepare", "reason": "Prepared", "exitCode": 0}
+            self.resource["status"] = {"attempts": [done], "attempt": 1, "jobName": "bot-prepare"}
         self.restart()
 
     # -- the operator ---------------------------------------------------------------------------------------------
@@ -118,6 +135,11 @@ class World:
     def condition(self, kind: str = "Succeeded") -> dict[str, Any]:
         """One of its conditions."""
         return next((c for c in self.status.get("conditions", []) if c["type"] == kind), {})
+
+    @property
+    def attempts(self) -> list[dict[str, Any]]:
+        """Attempts to train, as the status lists them."""
+        return [attempt for attempt in self.status.get("attempts", []) if attempt["stage"] == "train"]
 
     def observed(self) -> Any:
         """What the operator's eyes see."""
@@ -160,6 +182,8 @@ class World:
         for pod in self.pods:
             if pod["status"]["phase"] == "Running":
                 reason = next(self.outcomes)
+                if reason == "Published" and pod["metadata"]["labels"]["finetune.dev/stage"] == "prepare":
+                    reason = "Prepared"
                 finish(pod, EXIT_CODES[reason], termination_message(reason))
 
     def sync_jobs(self) -> None:
@@ -229,6 +253,9 @@ class World:
         job["status"] = {"startTime": stamp(self.now)}
         self.jobs[name] = job
         self.created.append((job["metadata"]["labels"]["finetune.dev/attempt"], name))
+        self.stages.append(job["metadata"]["labels"]["finetune.dev/stage"])
+        run_file = json.loads(job["spec"]["template"]["metadata"]["annotations"]["finetune.dev/run"])
+        self.micro_batches.append(run_file["training"]["microBatchSize"])
         self._wrote("create")
 
     async def set_suspend(self, namespace: str, name: str, *, suspend: bool) -> None:  # noqa: ARG002

@@ -37,7 +37,10 @@ TERMINATION_LOG = "/dev/termination-log"
 class Stage(StrEnum):
     """The steps of a job; each is tried by attempts, and each attempt is one batch/v1 Job."""
 
+    PREPARE = "prepare"
+    """CPU only: read, check and tokenize every row; the result lies in storage before a GPU is asked for."""
     TRAIN = "train"
+    """Train, evaluate, verify, publish."""
 
 
 class Condition(StrEnum):
@@ -45,6 +48,8 @@ class Condition(StrEnum):
 
     SUCCEEDED = "Succeeded"
     """The verdict: Unknown while active, then True or False for good. Its reason is what `kubectl get` shows."""
+    PREPARED = "Prepared"
+    """True once the dataset has been read, checked and tokenized."""
     SUSPENDED = "Suspended"
     RECONCILING = "Reconciling"
     """True while the operator still has something to do (kstatus reads it as InProgress)."""
@@ -57,6 +62,7 @@ class ActiveReason(StrEnum):
 
     PENDING = "Pending"
     STARTING = "Starting"
+    PREPARING = "Preparing"
     LOADING = "Loading"
     TRAINING = "Training"
     EVALUATING = "Evaluating"

@@ -16,7 +16,7 @@ MAX_MESSAGE_BYTES = 4096
 class ExitCode(IntEnum):
     """Exit codes of the trainer; the numbers follow sysexits.h where it has a fitting one."""
 
-    PUBLISHED = 0
+    SUCCESS = 0
     INVALID_CONFIGURATION = 64
     INVALID_DATASET = 65
     NOT_FOUND = 66
@@ -35,6 +35,7 @@ class ExitCode(IntEnum):
 class Reason(StrEnum):
     """Why a run ended, as the trainer says it. CamelCase, as Kubernetes wants reasons."""
 
+    PREPARED = "Prepared"
     PUBLISHED = "Published"
     INVALID_CONFIGURATION = "InvalidConfiguration"
     INVALID_DATASET = "InvalidDataset"
@@ -67,23 +68,28 @@ class Reason(StrEnum):
     @property
     def follow_up(self) -> "FollowUp":
         """What the operator does after an attempt that ended for this reason."""
-        return _FOLLOW_UPS[self.exit_code]
+        return FollowUp.PROCEED if self is Reason.PREPARED else _FOLLOW_UPS[self.exit_code]
 
 
 class FollowUp(StrEnum):
     """What follows an ended attempt."""
 
     SUCCEED = "Succeed"
+    PROCEED = "Proceed"
+    """Go on with the next stage."""
     FAIL = "Fail"
     """Final: trying again would end the same way."""
     RETRY = "Retry"
     """Try again after a pause; counts against `spec.retries`."""
     RESUME = "Resume"
     """Go on from the last checkpoint; never counted."""
+    SHRINK = "Shrink"
+    """Go on with half the micro-batch and twice the accumulation; final where there is no half."""
 
 
 _EXIT_CODES = {
-    Reason.PUBLISHED: ExitCode.PUBLISHED,
+    Reason.PREPARED: ExitCode.SUCCESS,
+    Reason.PUBLISHED: ExitCode.SUCCESS,
     Reason.INVALID_CONFIGURATION: ExitCode.INVALID_CONFIGURATION,
     Reason.INVALID_DATASET: ExitCode.INVALID_DATASET,
     Reason.EMPTY_DATASET: ExitCode.INVALID_DATASET,
@@ -109,7 +115,7 @@ _EXIT_CODES = {
 }
 
 _FOLLOW_UPS = {
-    ExitCode.PUBLISHED: FollowUp.SUCCEED,
+    ExitCode.SUCCESS: FollowUp.SUCCEED,
     ExitCode.INVALID_CONFIGURATION: FollowUp.FAIL,
     ExitCode.INVALID_DATASET: FollowUp.FAIL,
     ExitCode.NOT_FOUND: FollowUp.FAIL,
@@ -117,7 +123,7 @@ _FOLLOW_UPS = {
     ExitCode.INTERNAL: FollowUp.RETRY,
     ExitCode.DENIED: FollowUp.FAIL,
     ExitCode.PREEMPTED: FollowUp.RESUME,
-    ExitCode.OUT_OF_GPU_MEMORY: FollowUp.FAIL,
+    ExitCode.OUT_OF_GPU_MEMORY: FollowUp.SHRINK,
     ExitCode.DIVERGED: FollowUp.FAIL,
     ExitCode.PEER_LOST: FollowUp.RETRY,
     ExitCode.VERIFICATION_FAILED: FollowUp.RETRY,

@@ -21,7 +21,7 @@ class RunFile(Object):
     uid: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$", max_length=64)]
     """Uid of the FineTuneJob: names its folder below `<output>/.finetune/`."""
     stage: Annotated[Stage, Field(strict=False)] = Stage.TRAIN
-    """What this attempt does."""
+    """What this attempt does. Training takes what `prepare` left in storage, and prepares where there is nothing."""
     attempt: Annotated[int, Field(ge=1)] = 1
     """Counts from 1."""
     processes: Annotated[int, Field(ge=1, le=16)] = 1
@@ -44,20 +44,31 @@ class RunFile(Object):
     """As in the spec."""
 
     @staticmethod
-    def of(job: FineTuneJob, *, namespace: str, uid: str, attempt: int = 1) -> "RunFile":
-        """The run file of one attempt of `job`."""
+    def of(
+        job: FineTuneJob,
+        *,
+        namespace: str,
+        uid: str,
+        stage: Stage = Stage.TRAIN,
+        attempt: int = 1,
+        micro_batch_size: int | None = None,
+    ) -> "RunFile":
+        """The run file of one attempt of `job`; `micro_batch_size` replaces the spec's once GPU memory ran out."""
         spec = job.spec
+        gpus = spec.resources.gpus if stage is Stage.TRAIN else 0
+        smaller = {"micro_batch_size": micro_batch_size or spec.training.micro_batch_size}
         return RunFile(
             name=job.metadata.name,
             namespace=namespace,
             uid=uid,
+            stage=stage,
             attempt=attempt,
-            processes=max(1, spec.resources.gpus),
-            gpus=spec.resources.gpus,
+            processes=max(1, gpus),
+            gpus=gpus,
             model=spec.model,
             dataset=spec.dataset,
             method=spec.method,
-            training=spec.training,
+            training=spec.training.model_copy(update=smaller),
             evaluation=spec.evaluation,
             storage=spec.storage,
             output=spec.output,

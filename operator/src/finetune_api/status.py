@@ -105,9 +105,9 @@ class AttemptStatus(Object):
     """One attempt: one batch/v1 Job."""
 
     number: Annotated[int, Field(ge=1)]
-    """Counts from 1."""
+    """Counts from 1 within its stage."""
     stage: Short
-    """Which stage it tried."""
+    """Which stage it tried: prepare or train."""
     job_name: Name
     """Its Job."""
     start_time: Time | None = None
@@ -126,6 +126,8 @@ class AttemptStatus(Object):
     """Last step it reached."""
     node_name: Name | None = None
     """Where it ran."""
+    micro_batch_size: Number | None = None
+    """Sequences per process and forward pass of training; below the spec's once GPU memory ran out."""
 
 
 class Status(Object):
@@ -140,11 +142,11 @@ class Status(Object):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         ),
     ] = []
-    """Succeeded, Suspended, Reconciling, Stalled."""
+    """Succeeded, Prepared, Suspended, Reconciling, Stalled."""
     model_name: Annotated[str, Field(max_length=256)] | None = None
     """Last part of spec.model.uri."""
     attempt: Number | None = None
-    """Number of the newest attempt."""
+    """Number of the newest attempt of the stage that the job is in."""
     job_name: Name | None = None
     """Job of the newest attempt."""
     start_time: Time | None = None
@@ -165,7 +167,7 @@ class Status(Object):
         list[AttemptStatus],
         Field(
             max_length=MAX_ATTEMPTS_LISTED,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]},
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["stage", "number"]},
         ),
     ] = []
     """The newest attempts, oldest first."""

@@ -4,9 +4,10 @@ import hashlib
 from typing import Any
 
 from finetune_api import names
+from finetune_api.names import Stage
 from finetune_api.outcome import ExitCode
 from finetune_api.run import RunFile
-from finetune_api.v1alpha1 import FineTuneJob, Spec
+from finetune_api.v1alpha1 import FineTuneJob, Resources, Spec
 from finetune_operator.settings import Settings
 
 Manifest = dict[str, Any]
@@ -15,28 +16,37 @@ CLAIM = "pvc://"
 _RUN_FILE_FOLDER, _RUN_FILE_NAME = names.RUN_FILE_PATH.rsplit("/", 1)
 
 
-def job_name(name: str, uid: str, attempt: int, stage: names.Stage = names.Stage.TRAIN) -> str:
+def job_name(name: str, uid: str, stage: Stage, attempt: int) -> str:
     """The Job's name follows from what it is for: two operators, or one that died half-way, mean the same object."""
     digest = hashlib.sha256(f"{uid}/{stage.value}/{attempt}".encode()).hexdigest()
     return f"{name}-{digest[:8]}"
 
 
-def labels(name: str, uid: str, attempt: int) -> dict[str, str]:
+def labels(name: str, uid: str, stage: Stage, attempt: int) -> dict[str, str]:
     """A fixed set. The FineTuneJob's own labels stay off: a GitOps tool would take the Job for its own and prune it."""
     return {
         names.LABEL_MANAGED_BY: names.MANAGED_BY,
         "app.kubernetes.io/name": "finetune-trainer",
         names.LABEL_JOB_NAME: name,
         names.LABEL_JOB_UID: uid,
-        names.LABEL_STAGE: names.Stage.TRAIN.value,
+        names.LABEL_STAGE: stage.value,
         names.LABEL_ATTEMPT: str(attempt),
     }
 
 
-def job_manifest(job: FineTuneJob, *, namespace: str, uid: str, attempt: int, settings: Settings) -> Manifest:
-    """The batch/v1 Job of one attempt."""
+def job_manifest(
+    job: FineTuneJob,
+    *,
+    namespace: str,
+    uid: str,
+    stage: Stage,
+    attempt: int,
+    settings: Settings,
+    micro_batch_size: int | None = None,
+) -> Manifest:
+    """The batch/v1 Job of one attempt; see RunFile.of for `micro_batch_size`."""
     name = job.metadata.name
-    run = RunFile.of(job, namespace=namespace, uid=uid, attempt=attempt)
+    run = RunFile.of(job, namespace=namespace, uid=uid, stage=stage, attempt=attempt, micro_batch_size=micro_batch_size)
     spec: Manifest = {
         "backoffLimit": 0,
         "completions": 1,
@@ -45,10 +55,10 @@ def job_manifest(job: FineTuneJob, *, namespace: str, uid: str, attempt: int, se
         "podFailurePolicy": {"rules": _failure_rules()},
         "template": {
             "metadata": {
-                "labels": labels(name, uid, attempt),
+                "labels": labels(name, uid, stage, attempt),
                 "annotations": {names.ANNOTATION_RUN_FILE: run.to_json()},
             },
-            "spec": _pod_spec(job.spec, settings),
+            "spec": _pod_spec(job.spec, stage, settings),
         },
     }
     if job.spec.deadlines.active_seconds is not None:
@@ -57,9 +67,9 @@ def job_manifest(job: FineTuneJob, *, namespace: str, uid: str, attempt: int, se
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": job_name(name, uid, attempt),
+            "name": job_name(name, uid, stage, attempt),
             "namespace": namespace,
-            "labels": labels(name, uid, attempt),
+            "labels": labels(name, uid, stage, attempt),
             "ownerReferences": [_owner(name, uid)],
         },
         "spec": spec,
@@ -88,12 +98,13 @@ def _failure_rules() -> list[Manifest]:
     ]
 
 
-def _pod_spec(spec: Spec, settings: Settings) -> Manifest:
+def _pod_spec(spec: Spec, stage: Stage, settings: Settings) -> Manifest:
     resources = spec.resources
+    where = resources if stage is Stage.TRAIN else resources.prepare
     optional = {
-        "nodeSelector": resources.node_selector,
+        "nodeSelector": where.node_selector,
         "tolerations": [toleration.model_dump(exclude_none=True) for toleration in resources.tolerations],
-        "runtimeClassName": resources.runtime_class_name,
+        "runtimeClassName": resources.runtime_class_name if stage is Stage.TRAIN else None,
         "priorityClassName": resources.priority_class_name,
         "serviceAccountName": spec.service_account_name,
     }
@@ -110,20 +121,20 @@ def _pod_spec(spec: Spec, settings: Settings) -> Manifest:
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(spec, settings)],
+        "containers": [_container(spec, stage, settings)],
         "volumes": [volume for volume, _ in _volumes(spec)],
         **{key: value for key, value in optional.items() if value},
     }
 
 
-def _container(spec: Spec, settings: Settings) -> Manifest:
+def _container(spec: Spec, stage: Stage, settings: Settings) -> Manifest:
     return {
         "name": names.TRAINER_CONTAINER,
         "image": spec.image or settings.trainer_image,
         "imagePullPolicy": "IfNotPresent",
         "env": _environment(spec),
         "ports": [{"name": "progress", "containerPort": names.TRAINER_PORT, "protocol": "TCP"}],
-        "resources": _resources(spec),
+        "resources": _resources(spec.resources, stage),
         "volumeMounts": [mount for _, mount in _volumes(spec)],
         "terminationMessagePath": names.TERMINATION_LOG,
         "terminationMessagePolicy": "File",  # the log's tail is no outcome, and may hold what a status must not
@@ -135,11 +146,11 @@ def _container(spec: Spec, settings: Settings) -> Manifest:
     }
 
 
-def _resources(spec: Spec) -> Manifest:
-    asked = spec.resources
+def _resources(resources: Resources, stage: Stage) -> Manifest:
+    asked = resources if stage is Stage.TRAIN else resources.prepare
     limits = {"memory": asked.memory}
-    if asked.gpus:
-        limits[asked.gpu_resource] = str(asked.gpus)
+    if resources.gpus and stage is Stage.TRAIN:
+        limits[resources.gpu_resource] = str(resources.gpus)
     return {"requests": {"cpu": asked.cpu, "memory": asked.memory}, "limits": limits}
 
 

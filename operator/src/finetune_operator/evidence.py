@@ -67,6 +67,9 @@ def ending(job: Resource, pod: Resource | None) -> Ending | None:
     if not failed and not complete:
         return None
     told = _of_pod(pod) if pod else None
+    if told and not _belongs(told, job):
+        said = f"the trainer exited with {told.exit_code} and says {told.reason}, which is no end of its stage"
+        return _unknown(said, told.exit_code)
     if told:
         return told
     said = str((failed or {}).get("message", ""))
@@ -74,6 +77,13 @@ def ending(job: Resource, pod: Resource | None) -> Ending | None:
     if code:
         return _of_exit_code(int(code[1]), f"its pod is gone; the Job says: {said}")
     return _unknown(f"the Job is over and its pod is gone; the Job says: {said or 'nothing'}")
+
+
+def _belongs(how: Ending, job: Resource) -> bool:
+    """Only `prepare` ends with Prepared, and only `train` with Published."""
+    ends = {Reason.PREPARED: names.Stage.PREPARE, Reason.PUBLISHED: names.Stage.TRAIN}
+    stage = (job["metadata"].get("labels") or {}).get(names.LABEL_STAGE)
+    return how.outcome is None or ends.get(how.outcome.reason, stage) == stage
 
 
 def _of_pod(pod: Resource) -> Ending | None:
@@ -104,7 +114,7 @@ def _of_container(pod: Resource, ended: Resource) -> Ending:
         return _out_of_memory(pod, code)
     text = str(ended.get("message") or "")
     outcome = _outcome(text)
-    if outcome and outcome.reason.exit_code == code and (code != 0 or outcome.artifact):
+    if outcome and outcome.reason.exit_code == code and _proves(outcome):
         return Ending(outcome.reason, outcome.message, outcome.reason.follow_up, outcome.hint, code, outcome)
     if code in _KILLED and pod["metadata"].get("deletionTimestamp"):
         said = f"the trainer did not stop within its grace period and was killed (exit code {code})"
@@ -112,6 +122,13 @@ def _of_container(pod: Resource, ended: Resource) -> Ending:
     if outcome:
         return _of_exit_code(code, f"its termination message says {outcome.reason}, which does not go with that code")
     return _of_exit_code(code, _seen(ended, text))
+
+
+def _proves(outcome: Outcome) -> bool:
+    """A success has something to show."""
+    if outcome.reason is Reason.PREPARED:
+        return outcome.dataset is not None
+    return outcome.reason is not Reason.PUBLISHED or outcome.artifact is not None
 
 
 def _seen(ended: Resource, text: str) -> str:
@@ -144,10 +161,12 @@ def _out_of_memory(pod: Resource, code: int) -> Ending:
 def _of_exit_code(code: int, seen: str) -> Ending:
     """The code alone says what may follow, never why it happened."""
     if code == 0:
-        return _unknown(f"the trainer exited with 0 but proved no artifact: {seen}", 0)
+        return _unknown(f"the trainer exited with 0 but proved no result: {seen}", 0)
     follow_up = next((r.follow_up for r in Reason if r.exit_code == code and code != ExitCode.OUT_OF_MEMORY), None)
+    if follow_up is None or follow_up is FollowUp.SHRINK:  # to shrink takes a reason
+        follow_up = FollowUp.RETRY
     message = f"the trainer exited with {code}; {seen}"
-    return Ending(ClusterReason.UNKNOWN, message, follow_up or FollowUp.RETRY, exit_code=code if code >= 0 else None)
+    return Ending(ClusterReason.UNKNOWN, message, follow_up, exit_code=code if code >= 0 else None)
 
 
 def _unknown(seen: str, code: int | None = None) -> Ending:

@@ -7,11 +7,16 @@ from finetune_api.outcome import FollowUp, Reason
 from finetune_api.status import MAX_ATTEMPTS_LISTED, AttemptStatus, Status
 from finetune_operator import report
 from finetune_operator.evidence import Ending
-from finetune_operator.observe import Attempt, Observed
+from finetune_operator.observe import STAGES, Attempt, Observed
 
 JOB_DELETED = Ending(
     ClusterReason.JOB_DELETED, "its Job was deleted before it ended; the attempt counts as failed", FollowUp.RETRY
 )
+
+
+_MORE_TO_COME: dict[str, FollowUp] = {
+    reason: reason.follow_up for reason in (Reason.PREEMPTED, Reason.PREPARED, Reason.OUT_OF_GPU_MEMORY)
+}
 
 
 def record(status: Status, observed: Observed, now: datetime) -> FollowUp | None:
@@ -21,21 +26,34 @@ def record(status: Status, observed: Observed, now: datetime) -> FollowUp | None
         What follows the newest attempt; None while it goes on or there is none.
     """
     follow_up: FollowUp | None = None
-    seen = {attempt.number: attempt for attempt in observed.attempts}
-    oldest = status.attempts[0].number if status.attempts else 0
-    for number in sorted({entry.number for entry in status.attempts} | {n for n in seen if n >= oldest}):
-        follow_up = _settle(status, number, seen.get(number), observed, now)
+    seen = {attempt.order: attempt for attempt in observed.attempts}
+    listed = {order(entry) for entry in status.attempts}
+    oldest = min(listed, default=(0, 0))
+    for place in sorted(listed | {found for found in seen if found >= oldest}):
+        follow_up = _settle(status, place, seen.get(place), observed, now)
     _count_interruptions(status, observed)
     return follow_up
 
 
-def add(status: Status, number: int, job_name: str, start: datetime) -> AttemptStatus:
+def order(entry: AttemptStatus) -> tuple[int, int]:
+    """Stages come one after the other, and in each its attempts."""
+    return STAGES.index(Stage(entry.stage)), entry.number
+
+
+def add(
+    status: Status, stage: Stage, number: int, job_name: str, start: datetime, micro_batch_size: int | None = None
+) -> AttemptStatus:
     """Enter a new attempt."""
-    entry = AttemptStatus(number=number, stage=Stage.TRAIN.value, job_name=job_name, start_time=report.rfc3339(start))
-    listed = sorted([*status.attempts, entry], key=lambda attempt: attempt.number)
-    status.attempts = listed[-MAX_ATTEMPTS_LISTED:]
-    if number >= (status.attempt or 0):
-        status.attempt, status.job_name = number, job_name
+    entry = AttemptStatus(
+        stage=stage.value,
+        number=number,
+        job_name=job_name,
+        start_time=report.rfc3339(start),
+    )
+    entry.micro_batch_size = micro_batch_size
+    status.attempts = sorted([*status.attempts, entry], key=order)[-MAX_ATTEMPTS_LISTED:]
+    newest = status.attempts[-1]
+    status.attempt, status.job_name = newest.number, newest.job_name
     status.start_time = status.start_time or entry.start_time
     return entry
 
@@ -54,12 +72,14 @@ def end(status: Status, entry: AttemptStatus, how: Ending, when: datetime) -> No
         status.preemptions += 1
 
 
-def _settle(status: Status, number: int, facts: Attempt | None, observed: Observed, now: datetime) -> FollowUp | None:
-    entry = next((entry for entry in status.attempts if entry.number == number), None)
+def _settle(
+    status: Status, place: tuple[int, int], facts: Attempt | None, observed: Observed, now: datetime
+) -> FollowUp | None:
+    entry = next((entry for entry in status.attempts if order(entry) == place), None)
     if entry and entry.reason:
         return _follow_up_of(entry.reason)
     if entry is None and facts:
-        entry = add(status, number, facts.job_name, facts.created)
+        entry = add(status, facts.stage, facts.number, facts.job_name, facts.created, facts.micro_batch_size)
     if entry is None:
         return None
     if facts and facts.node:
@@ -73,7 +93,7 @@ def _settle(status: Status, number: int, facts: Attempt | None, observed: Observ
 
 def _follow_up_of(reason: str) -> FollowUp:
     """A job that is not finished although this attempt ended has more to come; the question is only how soon."""
-    return FollowUp.RESUME if reason == Reason.PREEMPTED else FollowUp.RETRY
+    return _MORE_TO_COME.get(reason, FollowUp.RETRY)
 
 
 def _count_interruptions(status: Status, observed: Observed) -> None:

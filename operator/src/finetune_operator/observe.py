@@ -1,16 +1,20 @@
 """Pure: from the Jobs and Pods of one FineTuneJob to facts about its attempts."""
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from finetune_api import names
+from finetune_api.names import Stage
 from finetune_api.outcome import ExitCode
 from finetune_operator import evidence
 from finetune_operator.evidence import Ending, Resource, Trouble
 
 _OVER = ("Succeeded", "Failed")
+STAGES = list(Stage)
+"""In their order."""
 
 
 class State(StrEnum):
@@ -30,6 +34,7 @@ class State(StrEnum):
 class Attempt:
     """Facts about one attempt, that is one Job."""
 
+    stage: Stage
     number: int
     job_name: str
     state: State
@@ -49,6 +54,13 @@ class Attempt:
     """Pods that ended without ending the attempt, as far as they are still there to be seen."""
     pending_since: datetime | None = None
     """Since when it waits for its container; None when it does not wait."""
+    micro_batch_size: int | None = None
+    """What its run file says; None in a stage that has no batches."""
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Stages come one after the other, and in each its attempts."""
+        return STAGES.index(self.stage), self.number
 
     @property
     def over(self) -> bool:
@@ -79,13 +91,13 @@ def observe(uid: str, jobs: list[Resource], pods: list[Resource], refusals: dict
         pods: Pods that carry its label.
         refusals: Job uid -> messages of events that say its pod could not be created.
     """
-    owned = [job for job in jobs if controller_uid(job) == uid and _number(job) is not None]
+    owned = [job for job in jobs if controller_uid(job) == uid and _number(job) is not None and _stage(job)]
     by_job: dict[str | None, list[Resource]] = {}
     for pod in sorted(pods, key=_age):
         by_job.setdefault(controller_uid(pod), []).append(pod)
     attempts = [_attempt(job, by_job.pop(_uid(job), []), refusals.get(_uid(job), [])) for job in owned]
     strays = sum(_live(pod) for left in by_job.values() for pod in left)
-    return Observed(tuple(sorted(attempts, key=lambda attempt: attempt.number)), strays)
+    return Observed(tuple(sorted(attempts, key=lambda attempt: attempt.order)), strays)
 
 
 def controller_uid(resource: Resource) -> str | None:
@@ -104,6 +116,22 @@ def _age(pod: Resource) -> tuple[str, str]:
     return str(pod["metadata"].get("creationTimestamp", "")), str(pod["metadata"].get("name", ""))
 
 
+def _stage(job: Resource) -> Stage | None:
+    text = (job["metadata"].get("labels") or {}).get(names.LABEL_STAGE)
+    return next((stage for stage in Stage if stage.value == text), None)
+
+
+def _micro_batch_size(job: Resource) -> int | None:
+    """From the run file: a status that was lost, or never written, must not make the next attempt as large again."""
+    if _stage(job) is not Stage.TRAIN:
+        return None
+    try:
+        run = json.loads(job["spec"]["template"]["metadata"]["annotations"][names.ANNOTATION_RUN_FILE])
+        return int(run["training"]["microBatchSize"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def _number(job: Resource) -> int | None:
     text = str((job["metadata"].get("labels") or {}).get(names.LABEL_ATTEMPT, ""))
     return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
@@ -120,6 +148,7 @@ def _attempt(job: Resource, pods: list[Resource], refusals: list[str]) -> Attemp
     state = State.ENDED if how else _state(newest)
     live = [pod for pod in pods if _live(pod)]
     return Attempt(
+        stage=_stage(job) or Stage.TRAIN,
         number=_number(job) or 0,
         job_name=metadata["name"],
         state=state,
@@ -133,6 +162,7 @@ def _attempt(job: Resource, pods: list[Resource], refusals: list[str]) -> Attemp
         pod_ip=newest["status"].get("podIP") if newest and state is State.RUNNING else None,
         interruptions=_interruptions(job, pods, how),
         pending_since=_pending_since(job, newest, state),
+        micro_batch_size=_micro_batch_size(job),
     )
 
 

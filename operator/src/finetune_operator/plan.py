@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api.load import describe, parse_job
-from finetune_api.names import ActiveReason, ClusterReason, Condition
+from finetune_api.names import ActiveReason, ClusterReason, Condition, Stage
 from finetune_api.outcome import FollowUp
 from finetune_api.progress import Progress
 from finetune_api.status import AttemptStatus, Status
@@ -24,6 +24,7 @@ from finetune_operator.settings import Settings
 
 _RUNNING = {
     ActiveReason.STARTING: "starts",
+    ActiveReason.PREPARING: "reads, checks and tokenizes the dataset",
     ActiveReason.LOADING: "loads model and data",
     ActiveReason.TRAINING: "trains",
     ActiveReason.EVALUATING: "measures the loss on held-out rows",
@@ -152,12 +153,21 @@ def _story(scene: _Scene) -> _Step:
     follow_up = ledger.record(scene.status, scene.observed, scene.now)
     newest = scene.status.attempts[-1] if scene.status.attempts else None
     if newest is None:
-        return _start(scene, 1)
+        return _start(scene, Stage.PREPARE, 1)
     if follow_up is None:
         return _ongoing(scene, newest)
     report.rest_progress(scene.status)
+    return _follow_up(scene, newest, follow_up)
+
+
+def _follow_up(scene: _Scene, newest: AttemptStatus, follow_up: FollowUp) -> _Step:
+    """The attempt is over."""
     if follow_up is FollowUp.SUCCEED:
         return _Step(Verdict(newest.reason or "", newest.message or "", "True", reconciling=False))
+    if follow_up is FollowUp.PROCEED:
+        return _start(scene, Stage.TRAIN, 1)
+    if follow_up is FollowUp.SHRINK:
+        return _shrink(scene, newest)
     if follow_up is FollowUp.FAIL or scene.status.failures > scene.job.spec.retries:
         return _Step(_failure(newest, scene))
     return _again(scene, newest, follow_up)
@@ -170,7 +180,18 @@ def _failure(newest: AttemptStatus, scene: _Scene) -> Verdict:
     return Verdict(newest.reason or "", message, "False", reconciling=False, stalled=True)
 
 
-def _again(scene: _Scene, newest: AttemptStatus, follow_up: FollowUp) -> _Step:
+def _shrink(scene: _Scene, newest: AttemptStatus) -> _Step:
+    """Half the micro-batch and twice the accumulation: less memory, the same result; the run goes on where it was."""
+    training, gpus = scene.job.spec.training, scene.job.spec.resources.gpus
+    now = newest.micro_batch_size or training.micro_batch_size
+    share = training.batch_size // max(1, gpus)
+    smaller = next((size for size in range(now // 2, 0, -1) if share % size == 0), None)
+    if smaller is None or newest.stage != Stage.TRAIN:
+        return _Step(_failure(newest, scene))
+    return _again(scene, newest, FollowUp.SHRINK, smaller)
+
+
+def _again(scene: _Scene, newest: AttemptStatus, follow_up: FollowUp, micro_batch_size: int | None = None) -> _Step:
     """The next attempt, after a pause that doubles with every failure; an interrupted run goes on after the first."""
     settings, ended = scene.settings, parse_time(newest.completion_time) or scene.now
     doublings = scene.status.failures - 1 if follow_up is FollowUp.RETRY else 0
@@ -182,24 +203,33 @@ def _again(scene: _Scene, newest: AttemptStatus, follow_up: FollowUp) -> _Step:
     if left > 0 and not scene.job.spec.suspend:
         message = f"{why}; attempt {number} starts at {report.rfc3339(start)}"
         return _Step(Verdict(ActiveReason.RETRYING, message), requeue_after=left)
-    return _start(scene, number)
+    return _start(scene, Stage(newest.stage), number, micro_batch_size or newest.micro_batch_size)
 
 
-def _start(scene: _Scene, number: int) -> _Step:
+def _start(scene: _Scene, stage: Stage, number: int, micro_batch_size: int | None = None) -> _Step:
     job, observed = scene.job, scene.observed
+    if stage is Stage.TRAIN:
+        micro_batch_size = micro_batch_size or job.spec.training.micro_batch_size
     if job.spec.suspend:
-        return _Step(_suspended(f"spec.suspend is true; attempt {number} starts when it is false"))
+        return _Step(_suspended(f"spec.suspend is true; {stage.value} attempt {number} starts when it is false"))
     if observed.stray_pods or any(attempt.live_pods for attempt in observed.attempts):
-        return _Step(Verdict(ActiveReason.RETRYING, f"attempt {number} waits for the pods of the last one to end"))
+        message = f"{stage.value} attempt {number} waits for the pods of the last one to end"
+        return _Step(Verdict(ActiveReason.RETRYING, message))
     if scene.refused:
         broken = scene.refused.reason == ClusterReason.INVALID_SPEC
         verdict = Verdict(scene.refused.reason, scene.refused.message, reconciling=not broken, stalled=broken)
         return _Step(verdict, requeue_after=scene.settings.refused_seconds)
     manifest = desired.job_manifest(
-        job, namespace=scene.namespace, uid=scene.uid, attempt=number, settings=scene.settings
+        job,
+        namespace=scene.namespace,
+        uid=scene.uid,
+        stage=stage,
+        attempt=number,
+        settings=scene.settings,
+        micro_batch_size=micro_batch_size,
     )
     name = manifest["metadata"]["name"]
-    ledger.add(scene.status, number, name, scene.now)
+    ledger.add(scene.status, stage, number, name, scene.now, micro_batch_size)
     verdict = Verdict(ActiveReason.PENDING, f"Job {name} waits for its pod")
     return _Step(verdict, (CreateJob(manifest),), requeue_after=_NO_POD_YET_SECONDS)
 
@@ -209,7 +239,7 @@ def _suspended(message: str) -> Verdict:
 
 
 def _ongoing(scene: _Scene, newest: AttemptStatus) -> _Step:
-    facts = next((a for a in scene.observed.attempts if a.number == newest.number), None)
+    facts = next((a for a in scene.observed.attempts if a.order == ledger.order(newest)), None)
     if scene.progress and facts and facts.state is State.RUNNING:
         report.show_progress(scene.status, scene.progress)
     else:
@@ -277,7 +307,9 @@ def _now(scene: _Scene, facts: Attempt) -> Verdict:
 def _running(scene: _Scene, facts: Attempt) -> Verdict:
     reason = scene.progress.phase if scene.progress else _last_reason(scene.status)
     known = next((phase for phase in _RUNNING if phase == reason), ActiveReason.STARTING)
-    return Verdict(known, f"attempt {facts.number} {_RUNNING[known]} on node {facts.node}", reconciling=False)
+    return Verdict(
+        known, f"{facts.stage.value} attempt {facts.number} {_RUNNING[known]} on node {facts.node}", reconciling=False
+    )
 
 
 def _last_reason(status: Status) -> str:

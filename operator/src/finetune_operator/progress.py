@@ -19,7 +19,7 @@ _TICK_SECONDS = 0.5
 
 @dataclass
 class _Target:
-    attempt: int
+    job_name: str
     ip: str
     due: float = 0.0
     last: Progress | None = None
@@ -32,18 +32,18 @@ class Poller:
         self._seconds, self._changed, self._port = seconds, changed, port
         self._targets: dict[Key, _Target] = {}
 
-    def follow(self, key: Key, attempt: int, ip: str | None) -> None:
-        """The job's trainer runs at that address; None: nothing of it runs."""
+    def follow(self, key: Key, job_name: str, ip: str | None) -> None:
+        """The trainer of that Job runs at that address; None: nothing of it runs."""
         old = self._targets.get(key)
         if ip is None:
             self._targets.pop(key, None)
-        elif old is None or (old.attempt, old.ip) != (attempt, ip):
-            self._targets[key] = _Target(attempt, ip)
+        elif old is None or (old.job_name, old.ip) != (job_name, ip):
+            self._targets[key] = _Target(job_name, ip)
 
-    def last(self, key: Key, attempt: int, ip: str | None) -> Progress | None:
+    def last(self, key: Key, job_name: str, ip: str | None) -> Progress | None:
         """What that very trainer said last."""
         target = self._targets.get(key)
-        return target.last if target and (target.attempt, target.ip) == (attempt, ip) else None
+        return target.last if target and (target.job_name, target.ip) == (job_name, ip) else None
 
     async def run(self) -> None:
         """Poll for ever."""

@@ -81,9 +81,9 @@ class Reconciler:
     async def _carry_out(self, key: Key, resource: Resource, observed: Observed) -> Plan | None:
         """Decide and act. A Job that is refused makes another plan: the one that says so."""
         newest = observed.attempts[-1] if observed.attempts else None
-        number, ip = (newest.number, newest.pod_ip) if newest else (0, None)
-        self._poller.follow(key, number, ip)
-        progress = self._poller.last(key, number, ip)
+        job_name, ip = (newest.job_name, newest.pod_ip) if newest else ("", None)
+        self._poller.follow(key, job_name, ip)
+        progress = self._poller.last(key, job_name, ip)
         now = self._clock()
         decided = plan(resource, observed, progress, now, self._settings)
         try:
@@ -142,7 +142,7 @@ class Reconciler:
             metrics.ADAPTER_BYTES.observe(new.artifact.bytes)
 
     def _forget(self, key: Key) -> None:
-        self._poller.follow(key, 0, None)
+        self._poller.follow(key, "", None)
         self._states.put(key, None)
         self._recorder.forget(key)
         self._written.pop(key, None)

@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from finetune_api.names import ActiveReason, Condition
-from finetune_api.outcome import Outcome
+from finetune_api.names import ActiveReason, Condition, Stage
+from finetune_api.outcome import Outcome, Reason
 from finetune_api.progress import Progress
 from finetune_api.status import (
     ArtifactStatus,
+    AttemptStatus,
     DatasetStatus,
     EvaluationStatus,
     MemoryStatus,
@@ -77,9 +78,10 @@ def finished(status: Status) -> bool:
 
 
 def pronounce(status: Status, verdict: Verdict, generation: int, now: datetime) -> None:
-    """Write the verdict into the status: four conditions, each of which keeps its time while its status stays."""
+    """Write the verdict into the status: five conditions, each of which keeps its time while its status stays."""
     entries: list[tuple[Condition, Truth]] = [
         (Condition.SUCCEEDED, verdict.succeeded),
+        (Condition.PREPARED, "True" if prepared(status) else "False"),
         (Condition.SUSPENDED, "True" if verdict.suspended else "False"),
         (Condition.RECONCILING, "True" if verdict.reconciling else "False"),
         (Condition.STALLED, "True" if verdict.stalled else "False"),
@@ -90,16 +92,30 @@ def pronounce(status: Status, verdict: Verdict, generation: int, now: datetime) 
         status.completion_time = rfc3339(now)
 
 
+def prepared(status: Status) -> bool:
+    """Whether the dataset is ready; an attempt to train says so as well, for the list of attempts is bounded."""
+    return any(entry.stage == Stage.TRAIN or entry.reason == Reason.PREPARED for entry in status.attempts)
+
+
+def _prepared_message(status: Status) -> str:
+    data = status.dataset
+    return f"{data.rows} rows, {data.tokens} tokens, {data.trained_tokens} of them trained" if data else ""
+
+
 def _renew(
     status: Status, kind: Condition, value: Truth, verdict: Verdict, generation: int, now: datetime
 ) -> StatusCondition:
     old = find(status, kind)
-    speaks = kind is Condition.SUCCEEDED or value == "True"  # a False one has nothing to add but that it is not so
+    reason, message = verdict.reason, clip(verdict.message, 4096)
+    if kind is not Condition.SUCCEEDED and value == "False":  # it has nothing to add but that it is not so
+        reason, message = f"Not{kind.value}", ""
+    elif kind is Condition.PREPARED:
+        reason, message = Reason.PREPARED, _prepared_message(status)
     return StatusCondition(
         type=kind.value,
         status=value,
-        reason=verdict.reason if speaks else f"Not{kind.value}",
-        message=clip(verdict.message, 4096) if speaks else "",
+        reason=reason,
+        message=message,
         last_transition_time=old.last_transition_time if old and old.status == value else rfc3339(now),
         observed_generation=generation,
     )
@@ -174,8 +190,12 @@ _QUIET = (ActiveReason.PENDING,)
 def notes(old: Status, new: Status) -> tuple[Note, ...]:
     """The Events that tell the way from one status to the next, in order."""
     found = [*_ended(old, new)]
-    if (new.attempt or 0) > (old.attempt or 0):
-        found.append(Note("Normal", "AttemptStarted", f"attempt {new.attempt} is Job {new.job_name}"))
+    if new.attempts and new.job_name != old.job_name:
+        newest = new.attempts[-1]
+        said = f"{newest.stage} attempt {newest.number} is Job {newest.job_name}"
+        if newest.stage == Stage.TRAIN and old.attempts and _shrunk(old.attempts[-1], newest):
+            said += f", with micro-batches of {newest.micro_batch_size}"
+        found.append(Note("Normal", "AttemptStarted", said))
     if new.preemptions > old.preemptions:
         message = "the cluster took the pod away; a new one goes on from the last checkpoint"
         found.append(Note("Warning", "Preempted", message))
@@ -185,10 +205,21 @@ def notes(old: Status, new: Status) -> tuple[Note, ...]:
     return tuple(found)
 
 
+def _shrunk(before: AttemptStatus, after: AttemptStatus) -> bool:
+    return (after.micro_batch_size or 0) < (before.micro_batch_size or 0)
+
+
 def _ended(old: Status, new: Status) -> list[Note]:
     """Attempts that ended without ending the job; the last one's end is told by the verdict."""
-    known = {attempt.number for attempt in old.attempts if attempt.reason}
-    fresh = [attempt for attempt in new.attempts if attempt.reason and attempt.number not in known]
+    known = {attempt.job_name for attempt in old.attempts if attempt.reason}
+    fresh = [attempt for attempt in new.attempts if attempt.reason and attempt.job_name not in known]
     if finished(new):
         fresh = fresh[:-1]
-    return [Note("Warning", a.reason or "", f"attempt {a.number} ended: {a.message}") for a in fresh]
+    return [_end_note(attempt) for attempt in fresh]
+
+
+def _end_note(attempt: AttemptStatus) -> Note:
+    if attempt.reason == Reason.PREPARED:
+        return Note("Normal", Reason.PREPARED, attempt.message or "")
+    said = f"{attempt.stage} attempt {attempt.number} ended: {attempt.message}"
+    return Note("Warning", attempt.reason or "", said)

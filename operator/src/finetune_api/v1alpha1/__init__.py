@@ -13,7 +13,7 @@ job         the spec as a whole, and what of it never changes
 from finetune_api.v1alpha1.data import Dataset, DataSource, Model
 from finetune_api.v1alpha1.job import IMMUTABLE_FIELDS, IMMUTABLE_MESSAGE, FineTuneJob, ObjectMeta, Spec
 from finetune_api.v1alpha1.method import Method, MethodType, Quantization
-from finetune_api.v1alpha1.place import Deadlines, Output, Resources, Storage, Toleration
+from finetune_api.v1alpha1.place import Deadlines, Output, PrepareResources, Resources, Storage, Toleration
 from finetune_api.v1alpha1.training import Checkpoints, Evaluation, Precision, Scheduler, Training
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "ObjectMeta",
     "Output",
     "Precision",
+    "PrepareResources",
     "Quantization",
     "Resources",
     "Scheduler",

@@ -20,6 +20,17 @@ class Toleration(Object):
     """Taint effect; none matches every effect."""
 
 
+class PrepareResources(Object):
+    """What the pod that prepares the data asks for: no GPU, on any node unless told otherwise."""
+
+    cpu: Quantity = "1"
+    """CPU request."""
+    memory: Quantity = "4Gi"
+    """Memory request and limit. Rows are streamed, so it need not grow with the dataset."""
+    node_selector: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)] = {}
+    """Labels a node must carry."""
+
+
 class Resources(Object):
     """What the trainer's pod asks for and where it may run."""
 
@@ -43,6 +54,8 @@ class Resources(Object):
     """RuntimeClass of the pod, for instance nvidia."""
     priority_class_name: ObjectName | None = None
     """PriorityClass of the pod."""
+    prepare: PrepareResources = PrepareResources()
+    """What the pod that prepares the data asks for, before any GPU is."""
 
 
 class Storage(Object):
