@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from finetune_api.status import Status
@@ -95,6 +95,7 @@ def hold_history_laws(world: World) -> None:
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(("Published", "OutOfGPUMemory", "InternalError", "OutOfGPUMemory"), 3, [])  # what was given up stays so
 @given(outcomes, st.integers(0, 3), st.lists(st.one_of(moves.filter(bool), suspensions.map(lambda s: [s])), max_size=4))
 def test_any_order_any_crash_same_end(script: tuple[str, ...], retries: int, story: list[list[Any]]) -> None:
     """Order of events, duplicates, crashes after any write and suspensions in between do not change the end."""
@@ -136,6 +137,21 @@ def test_crash_between_job_and_status(writes: int) -> None:
         world.reconcile(crash_after=writes)
         world.restart()
     assert world.created == [("1", next(iter(world.jobs)))]
+
+
+def test_a_micro_batch_that_was_never_recorded_is_read_from_its_job() -> None:
+    """Dying between the smaller attempt's Job and its status does not make the attempt after it as large again."""
+    world = World({"training": BATCH}, ("OutOfGPUMemory", "OutOfGPUMemory"))
+    for _ in range(2):
+        world.reconcile()
+        world.make_pods()
+        world.start_pods()
+        world.end_pods()
+        world.sync_jobs()
+        world.reconcile()
+        world.pass_time(60)
+        world.reconcile(crash_after=1)  # the Job is there, and nobody wrote it down
+    assert world.micro_batches == [6, 3, 1]
 
 
 def test_ttl_deletes_the_object_once() -> None:

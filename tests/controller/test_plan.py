@@ -318,6 +318,7 @@ def test_attempt_list_is_bounded_and_counters_are_not() -> None:
     world.settle()
     assert [a["number"] for a in world.attempts] == list(range(7, 27))
     assert world.status["failures"] == 25
+    assert world.condition("Prepared")["status"] == "True"
     assert world.status["attempt"] == 26
 
 
