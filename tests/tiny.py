@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -10,11 +11,10 @@ CHATML = (
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
-def save_tiny_model(folder: Path) -> Path:
-    """Write a random model with its tokenizer, as safetensors, the same bytes each time; returns the folder."""
-    import torch
+def tiny_tokenizer() -> Any:
+    """A tokenizer of bytes and three special tokens: a text's tokens can be counted by hand."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate([*SPECIAL, *letters])}
@@ -25,7 +25,15 @@ def save_tiny_model(folder: Path) -> Path:
         tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=SPECIAL
     )
     tokenizer.chat_template = CHATML
-    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def save_tiny_model(folder: Path) -> Path:
+    """Write a random model with its tokenizer, as safetensors, the same bytes each time; returns the folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tiny_tokenizer().save_pretrained(folder)
     config = LlamaConfig(
         vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=2048, eos_token_id=2, pad_token_id=0,

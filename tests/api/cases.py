@@ -46,6 +46,19 @@ ACCEPTED = [
     Case("a model on a volume", _job(model="uri: pvc://models/llama")),
     Case("a model on a hub with a revision", _job(model="uri: hf://owner/name, revision: main")),
     Case("a batch of whole micro-batches", _job("training: {batchSize: 12, microBatchSize: 4}")),
+    Case("a prefix of rows", _job(dataset="train: {uri: s3://datasets/rows/}")),
+    Case("a pattern of rows", _job(dataset="train: {uri: 'pvc://data/rows/part-*.jsonl.gz'}")),
+    Case("a pattern of rows on a hub", _job(dataset="train: {uri: 'hf://datasets/owner/name/data/*.parquet'}")),
+    Case(
+        "a dataset with everything said",
+        _job(
+            dataset="train: {uri: s3://datasets/a.csv}, format: ShareGPT, columns: {conversations: talk, inputIds: i}, "
+            "roles: {Kunde: user, bot: assistant}, trainOn: LastAssistant, overlong: Truncate, "
+            "invalidRows: {policy: Skip, maxPercent: 100}"
+        ),
+    ),
+    Case("all of a text", _job(dataset="train: {uri: s3://datasets/a.txt}, format: Text, trainOn: All")),
+    Case("nulls in a dataset", _job(dataset="train: {uri: s3://datasets/a}, columns: null, roles: null, format: null")),
     Case(
         "tolerations and a node selector",
         _job("resources: {tolerations: [{key: gpu, operator: Exists}], nodeSelector: {zone: a}}"),
@@ -60,6 +73,59 @@ REFUSED = [
     Case("no model uri", _job(model="revision: main"), "spec.model.uri"),
     Case("no dataset", _job(dataset="").replace("  dataset: {}\n", ""), "spec.dataset"),
     Case("no training rows", _job(dataset="evaluation: {uri: s3://datasets/e.jsonl}"), "spec.dataset.train"),
+    Case("a dataset from the web", _job(dataset="train: {uri: 'https://example.com/a'}"), "spec.dataset.train.uri"),
+    Case("a pattern for a model", _job(model="uri: 's3://models/*'"), "spec.model.uri"),
+    Case("an unknown format", _job(dataset="train: {uri: s3://datasets/a}, format: Alpaca"), "spec.dataset.format"),
+    Case(
+        "a column that we do not know",
+        _job(dataset="train: {uri: s3://datasets/a}, columns: {question: q}"),
+        "spec.dataset.columns.question",
+    ),
+    Case(
+        "a column without a name",
+        _job(dataset="train: {uri: s3://datasets/a}, columns: {text: ''}"),
+        "spec.dataset.columns.text",
+    ),
+    Case(
+        "a role that templates do not know",
+        _job(dataset="train: {uri: s3://datasets/a}, roles: {bot: model}"),
+        "spec.dataset.roles",
+    ),
+    Case(
+        "too many roles",
+        _job(dataset="train: {uri: s3://datasets/a}, roles: {" + ", ".join(f"r{n}: user" for n in range(17)) + "}"),
+        "spec.dataset.roles",
+    ),
+    Case(
+        "an unknown part to train on",
+        _job(dataset="train: {uri: s3://datasets/a}, trainOn: User"),
+        "spec.dataset.trainOn",
+    ),
+    Case(
+        "the last assistant turn of a text",
+        _job(dataset="train: {uri: s3://datasets/a}, format: Text, trainOn: LastAssistant"),
+        "spec.dataset",
+    ),
+    Case(
+        "an unknown way with long rows",
+        _job(dataset="train: {uri: s3://datasets/a}, overlong: Split"),
+        "spec.dataset.overlong",
+    ),
+    Case(
+        "skipping without a limit",
+        _job(dataset="train: {uri: s3://datasets/a}, invalidRows: {policy: Skip}"),
+        "spec.dataset.invalidRows",
+    ),
+    Case(
+        "a limit without skipping",
+        _job(dataset="train: {uri: s3://datasets/a}, invalidRows: {maxPercent: 5}"),
+        "spec.dataset.invalidRows",
+    ),
+    Case(
+        "a limit of nothing",
+        _job(dataset="train: {uri: s3://datasets/a}, invalidRows: {policy: Skip, maxPercent: 0}"),
+        "spec.dataset.invalidRows.maxPercent",
+    ),
     Case("no output", _job(output="").replace("  output: {}\n", ""), "spec.output"),
     Case("a model from the web", _job(model="uri: https://example.com/model"), "spec.model.uri"),
     Case("a local model in a cluster", _job(model="uri: file:///models/tiny"), "spec.model.uri"),

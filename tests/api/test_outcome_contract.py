@@ -36,7 +36,8 @@ def test_codes_follow_the_design(code: int, expected: tuple[str, str]) -> None:
 def test_any_message_fits(reason: Reason, message: str, hint: str) -> None:
     """Whatever the text, at most 4096 bytes are written, valid JSON, and the reason and the facts survive."""
     artifact = Artifact(uri="s3://" + "a" * 500, manifest_sha256="0" * 64, bytes=1, files=2)
-    report = DatasetReport(sha256="0" * 64, rows=1, evaluation_rows=1, tokens=1, trained_tokens=1)
+    numbers = {name: 2**53 for name, field in DatasetReport.model_fields.items() if field.annotation is int}
+    report = DatasetReport(sha256="0" * 64, format="PromptCompletion", **numbers)
     outcome = Outcome(reason=reason, message=message, hint=hint, artifact=artifact, dataset=report, loss_before=1.5)
 
     text = outcome.to_termination_message()

@@ -7,69 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
 
-from finetune_trainer.data.dataset import renderer
 from finetune_trainer.data.findings import RowError
-from finetune_trainer.data.labels import render_chat
-from finetune_trainer.data.rows import Message, Row
-from finetune_trainer.data.tokens import IGNORED, Labeller, TokenRow
-
-SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
-
-# <G> and </G> become generation markers for the independent computation, and nothing for ours.
-TEMPLATES = {
-    "ChatML": (
-        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}"
-        "<G>{{ m['content'] + '<|im_end|>' }}</G>{% else %}{{ m['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}"
-        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-    ),
-    "Llama 3": (
-        "{{ bos_token }}{% for m in messages %}"
-        "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' }}{% if m['role'] == 'assistant' %}"
-        "<G>{{ m['content'] | trim + '<|eot_id|>' }}</G>{% else %}{{ m['content'] | trim + '<|eot_id|>' }}{% endif %}"
-        "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
-    ),
-    "Mistral, no system role": (
-        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
-        "{% elif m['role'] == 'assistant' %}<G>{{ ' ' + m['content'] + eos_token }}</G>"
-        "{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"
-    ),
-    "strips whitespace": (
-        "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ '### Response:\n' }}"
-        "<G>{{ m['content'].strip() + eos_token }}</G>{{ '\n\n' }}"
-        "{% else %}{{ '### Instruction:\n' + m['content'].strip() + '\n\n' }}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
-    ),
-}
-CORPUS = [
-    "The quick brown fox jumps over the lazy dog.\n\nHello, how are you today?\n\n\n  I am fine,   thank you.",
-    '{"name": "value", "list": [1, 2, 3]}\n',
-    "über naïve café 北京 日本語 😀😀 \t\ttabs",
-    "### Response:\n\n### Instruction:\n",
-] * 5  # fmt: skip
-
-
-def tokenizer(template: str, *, markers: bool = False, trims_offsets: bool = False) -> Any:
-    """A real byte-level BPE tokenizer of 400 tokens, trained here."""
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    if trims_offsets:
-        inner.post_processor = processors.ByteLevel(trim_offsets=True)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    inner.train_from_iterator(
-        CORPUS,
-        trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
-    )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", additional_special_tokens=SPECIAL[2:]
-    )
-    opening, closing = ("{% generation %}", "{% endgeneration %}") if markers else ("", "")
-    fast.chat_template = template.replace("<G>", opening).replace("</G>", closing)
-    return fast
-
+from finetune_trainer.data.rows import Message
+from finetune_trainer.data.tokens import IGNORED
+from tests.trainer.templates import TEMPLATES, chat, label, tokenizer, trained_texts
 
 PLAIN = {name: tokenizer(template) for name, template in TEMPLATES.items()}
 TRIMMING = {name: tokenizer(template, trims_offsets=True) for name, template in TEMPLATES.items()}
@@ -79,35 +21,6 @@ contents = st.text(
     alphabet=st.one_of(st.sampled_from(" \n\tab.#[]"), st.characters(exclude_categories=["Cs"])), max_size=20
 )
 exchanges = st.lists(st.tuples(contents, contents), min_size=1, max_size=3)
-
-
-def chat(pairs: Sequence[tuple[str, str]]) -> list[Message]:
-    """User and assistant in turn."""
-    return [
-        {"role": role, "content": text}
-        for pair in pairs
-        for role, text in zip(("user", "assistant"), pair, strict=True)
-    ]
-
-
-def label(fast: Any, messages: Sequence[Message], trained_from: int = 0) -> TokenRow:
-    """Our labels; raises RowError."""
-    rendered = render_chat(Row(tuple(messages), 1, trained_from), renderer(fast))
-    result = Labeller(fast).tokenize([rendered])[0]
-    if isinstance(result, RowError):
-        raise result
-    return result
-
-
-def trained_texts(fast: Any, row: TokenRow) -> list[str]:
-    """The decoded runs of trained tokens."""
-    runs: list[list[int]] = [[]]
-    for token, mark in zip(row.input_ids.tolist(), row.labels.tolist(), strict=True):
-        if mark == IGNORED:
-            runs.append([])
-        else:
-            runs[-1].append(token)
-    return [fast.decode(run, clean_up_tokenization_spaces=False) for run in runs if run]
 
 
 def expected_texts(name: str, messages: Sequence[Message]) -> list[str]:

@@ -100,10 +100,13 @@ Quantity = Annotated[
 ]
 """A Kubernetes resource quantity; a bare integer is allowed as everywhere in Kubernetes."""
 
-_BUCKET_KEY = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._=+@ /-]*)?"
-_CLAIM_PATH = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(/[A-Za-z0-9._=+@ /-]*)?"
-SOURCE_URI = rf"^(s3://{_BUCKET_KEY}|hf://[A-Za-z0-9][A-Za-z0-9._/-]*|pvc://{_CLAIM_PATH})$"
-TARGET_URI = rf"^(s3://{_BUCKET_KEY}|pvc://{_CLAIM_PATH})$"
+_BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+_CLAIM = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_PATH = r"(/[A-Za-z0-9._=+@ /-]*)?"
+_GLOB = r"(/[A-Za-z0-9._=+@ /*?-]*)?"
+SOURCE_URI = rf"^(s3://{_BUCKET}{_PATH}|hf://[A-Za-z0-9][A-Za-z0-9._/-]*|pvc://{_CLAIM}{_PATH})$"
+DATA_URI = rf"^(s3://{_BUCKET}{_GLOB}|hf://[A-Za-z0-9][A-Za-z0-9._/*?-]*|pvc://{_CLAIM}{_GLOB})$"
+TARGET_URI = rf"^(s3://{_BUCKET}{_PATH}|pvc://{_CLAIM}{_PATH})$"
 LOCAL = {"local": True}
 """Validation context of runs outside a cluster: there, file:// URIs are allowed too."""
 
@@ -126,6 +129,12 @@ SourceURI = Annotated[
     _uri(SOURCE_URI, "s3://bucket/path, hf://owner/name or pvc://claim/path"),
     Field(max_length=1024, json_schema_extra={"pattern": SOURCE_URI}),
 ]
+DataURI = Annotated[
+    str,
+    _uri(DATA_URI, "s3://bucket/path, hf://datasets/owner/name/path or pvc://claim/path"),
+    Field(max_length=1024, json_schema_extra={"pattern": DATA_URI}),
+]
+"""A source that may also be a pattern with * and ?."""
 TargetURI = Annotated[
     str,
     _uri(TARGET_URI, "s3://bucket/prefix or pvc://claim/path"),

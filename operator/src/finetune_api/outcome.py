@@ -156,7 +156,22 @@ class DatasetReport(_Document):
     tokens: int
     trained_tokens: int
     dropped_rows: int = 0
-    """Rows longer than `training.maxLength`."""
+    """Rows longer than `training.maxLength` that were left out, of both sources."""
+    format: str = ""
+    """What a training row looks like: a value of `dataset.format`, never Auto."""
+    truncated_rows: int = 0
+    """Rows that were cut to `training.maxLength`, of both sources."""
+    unfinished_rows: int = 0
+    """Truncated rows that lost the token which ends their last trained turn."""
+    invalid_rows: int = 0
+    """Rows that could not be used and were skipped, of both sources."""
+    duplicate_rows: int = 0
+    """Training rows that repeat an earlier one, token by token; they are kept."""
+    longest_row: int = 0
+    """Tokens of the longest training row, before any is dropped or truncated; so are the percentiles."""
+    p50_length: int = 0
+    p95_length: int = 0
+    p99_length: int = 0
 
 
 class Outcome(_Document):

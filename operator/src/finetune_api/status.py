@@ -69,7 +69,25 @@ class DatasetStatus(Object):
     trained_tokens: Number
     """Tokens that carry loss."""
     dropped_rows: Number = 0
-    """Rows over training.maxLength."""
+    """Rows over training.maxLength that were left out."""
+    format: Short = ""
+    """What a row looks like."""
+    truncated_rows: Number = 0
+    """Rows cut to training.maxLength."""
+    unfinished_rows: Number = 0
+    """Truncated rows that lost the token that ends their last turn."""
+    invalid_rows: Number = 0
+    """Rows that could not be used and were skipped."""
+    duplicate_rows: Number = 0
+    """Training rows that repeat an earlier one; they are kept."""
+    longest_row: Number = 0
+    """Tokens of the longest training row, before any is dropped or truncated."""
+    p50_length: Number = 0
+    """Half of the training rows have at most this many tokens."""
+    p95_length: Number = 0
+    """95 % of the training rows have at most this many tokens."""
+    p99_length: Number = 0
+    """99 % of the training rows have at most this many tokens."""
 
 
 class ArtifactStatus(Object):

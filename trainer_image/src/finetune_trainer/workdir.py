@@ -29,6 +29,11 @@ class WorkDir:
         return self.root / "data"
 
     @property
+    def quarantine(self) -> Path:
+        """The rows of all sources that were skipped, where there are any."""
+        return self.root / "quarantine.jsonl"
+
+    @property
     def adapter(self) -> Path:
         """The trained adapter and what is published with it."""
         return self.root / "adapter"

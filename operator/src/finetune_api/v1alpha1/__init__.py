@@ -10,7 +10,18 @@ place       where it runs, where its result goes, when to give up
 job         the spec as a whole, and what of it never changes
 """
 
-from finetune_api.v1alpha1.data import Dataset, DataSource, Model
+from finetune_api.v1alpha1.data import (
+    Columns,
+    DataFormat,
+    Dataset,
+    DataSource,
+    InvalidRowPolicy,
+    InvalidRows,
+    Model,
+    Overlong,
+    Role,
+    TrainOn,
+)
 from finetune_api.v1alpha1.job import IMMUTABLE_FIELDS, IMMUTABLE_MESSAGE, FineTuneJob, ObjectMeta, Spec
 from finetune_api.v1alpha1.method import Method, MethodType, Quantization
 from finetune_api.v1alpha1.place import Deadlines, Output, PrepareResources, Resources, Storage, Toleration
@@ -20,23 +31,30 @@ __all__ = [
     "IMMUTABLE_FIELDS",
     "IMMUTABLE_MESSAGE",
     "Checkpoints",
+    "Columns",
+    "DataFormat",
     "DataSource",
     "Dataset",
     "Deadlines",
     "Evaluation",
     "FineTuneJob",
+    "InvalidRowPolicy",
+    "InvalidRows",
     "Method",
     "MethodType",
     "Model",
     "ObjectMeta",
     "Output",
+    "Overlong",
     "Precision",
     "PrepareResources",
     "Quantization",
     "Resources",
+    "Role",
     "Scheduler",
     "Spec",
     "Storage",
     "Toleration",
+    "TrainOn",
     "Training",
 ]

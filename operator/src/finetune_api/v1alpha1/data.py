@@ -1,10 +1,11 @@
 """The base model and the rows to learn from."""
 
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import Object, ObjectName, SourceURI
+from finetune_api.base import DataURI, Object, ObjectName, Rule, SourceURI
 
 
 class Model(Object):
@@ -19,16 +20,138 @@ class Model(Object):
 
 
 class DataSource(Object):
-    """One file of rows."""
+    """One or more files of rows."""
 
-    uri: SourceURI
-    """A JSONL file, one row a line: s3://bucket/file.jsonl, hf://datasets/owner/name/file.jsonl or pvc://claim/file.jsonl."""
+    uri: DataURI
+    """A file (s3://bucket/rows.jsonl), all files below a prefix that ends in / (pvc://claim/rows/), or those that a
+    pattern names (hf://datasets/owner/name/part-*.jsonl.gz). Files are read in the order of their names."""
+
+
+class DataFormat(StrEnum):
+    """What a row looks like."""
+
+    AUTO = "Auto"
+    MESSAGES = "Messages"
+    PROMPT_COMPLETION = "PromptCompletion"
+    INSTRUCTION = "Instruction"
+    SHARE_GPT = "ShareGPT"
+    TEXT = "Text"
+    TOKENIZED = "Tokenized"
+
+
+class TrainOn(StrEnum):
+    """Which part of a row is trained."""
+
+    ASSISTANT = "Assistant"
+    LAST_ASSISTANT = "LastAssistant"
+    ALL = "All"
+
+
+class Overlong(StrEnum):
+    """What happens to a row that is longer than `training.maxLength`."""
+
+    DROP = "Drop"
+    TRUNCATE = "Truncate"
+    FAIL = "Fail"
+
+
+class InvalidRowPolicy(StrEnum):
+    """What happens to a row that cannot be used."""
+
+    FAIL = "Fail"
+    SKIP = "Skip"
+
+
+class Role(StrEnum):
+    """Who speaks in a message, as chat templates name them."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+Column = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class Columns(Object):
+    """The file's own names of the columns that a format reads; unset ones have the name given here."""
+
+    messages: Column | None = None
+    """Of Messages: the list of messages."""
+    tools: Column | None = None
+    """Of all chats: the tools that the model may call, as JSON schemas."""
+    prompt: Column | None = None
+    """Of PromptCompletion: a text, or a list of messages."""
+    completion: Column | None = None
+    """Of PromptCompletion: a text, or a list of messages."""
+    instruction: Column | None = None
+    """Of Instruction: what to do."""
+    input: Column | None = None
+    """Of Instruction: what to do it with; may be missing or empty."""
+    output: Column | None = None
+    """Of Instruction: the answer."""
+    system: Column | None = None
+    """Of Instruction and ShareGPT: the system message; may be missing or empty."""
+    conversations: Column | None = None
+    """Of ShareGPT: the list of turns."""
+    text: Column | None = None
+    """Of Text: the text."""
+    input_ids: Column | None = None
+    """Of Tokenized: the token ids; input_ids in the file unless named here."""
+    labels: Column | None = None
+    """Of Tokenized: each token's own id where it is trained and -100 elsewhere; may be missing."""
+
+
+class InvalidRows(Object):
+    """What happens to rows that cannot be used."""
+
+    rules = (
+        Rule(
+            cel="self.policy == 'Skip' || !has(self.maxPercent)",
+            holds=lambda r: r.policy is InvalidRowPolicy.SKIP or r.max_percent is None,
+            message="dataset.invalidRows.maxPercent goes with policy Skip only; remove it or set policy: Skip",
+            field="maxPercent",
+        ),
+        Rule(
+            cel="self.policy != 'Skip' || has(self.maxPercent)",
+            holds=lambda r: r.policy is not InvalidRowPolicy.SKIP or r.max_percent is not None,
+            message="dataset.invalidRows.policy Skip needs maxPercent: how many rows may be lost, for instance 1",
+            field="maxPercent",
+        ),
+    )
+    policy: Annotated[InvalidRowPolicy, Field(strict=False)] = InvalidRowPolicy.FAIL
+    """Fail: one such row ends the run. Skip: they are left out, up to maxPercent, and written to quarantine.jsonl."""
+    max_percent: Annotated[int, Field(ge=1, le=100)] | None = None
+    """With Skip: more than this share of the rows of one source ends the run with TooManyInvalidRows."""
 
 
 class Dataset(Object):
-    """The rows to learn from. A row holds `messages` (a chat) or `prompt` and `completion`."""
+    """The rows to learn from, and how they are read."""
 
+    rules = (
+        Rule(
+            cel="self.trainOn != 'LastAssistant' || !(self.format in ['Text', 'Tokenized'])",
+            holds=lambda d: (
+                d.train_on is not TrainOn.LAST_ASSISTANT or d.format not in (DataFormat.TEXT, DataFormat.TOKENIZED)
+            ),
+            message="dataset.trainOn LastAssistant needs a format with assistant turns; Text and Tokenized have none",
+            field="trainOn",
+        ),
+    )
     train: DataSource
     """Rows to train on."""
     evaluation: DataSource | None = None
     """Held-out rows; their loss is measured before and after training."""
+    format: Annotated[DataFormat, Field(strict=False)] = DataFormat.AUTO
+    """What a row looks like. Auto decides by the columns of the first rows, and says in the log what it found."""
+    columns: Columns = Columns()
+    """The file's own names of the columns that the format reads."""
+    roles: Annotated[dict[str, Annotated[Role, Field(strict=False)]], Field(max_length=16)] = {}
+    """The file's own names of roles, each with the role that it means."""
+    train_on: Annotated[TrainOn, Field(strict=False)] = TrainOn.ASSISTANT
+    """Assistant: every assistant turn, or the completion's. LastAssistant: the last one only. All: every token."""
+    overlong: Annotated[Overlong, Field(strict=False)] = Overlong.DROP
+    """Rows longer than training.maxLength: Drop them, Truncate their end, or Fail the run. All are counted."""
+    invalid_rows: InvalidRows = InvalidRows()
+    """What happens to rows that cannot be used."""

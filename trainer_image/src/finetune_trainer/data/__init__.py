@@ -1,8 +1,12 @@
-"""From JSONL lines to tokens with labels.
+"""From files to tokens with labels.
 
-rows        lines -> checked conversations, or file and line of what is wrong
+containers  files -> records: JSON lines, JSON, CSV, Parquet, Arrow
+formats     a record -> a conversation, a text or tokens; one file per format
 labels      a conversation -> text, and which spans of it are trained
-tokens      spans -> token ids and labels
-dataset     a whole file: rows, tokens, counts
+tokens      spans -> token ids, and which are trained
+encode      the three steps above, for whichever format
+prepare     a whole source: every row checked, counted, written
+shards      the rows on disk, and back from there
+dataset     what training sees
 collate     token rows -> one padded batch
 """

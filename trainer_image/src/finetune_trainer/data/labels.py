@@ -7,14 +7,18 @@ it needs a template whose earlier text does not change when a message is added, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jinja2
 
-from finetune_trainer.data.findings import RowError
-from finetune_trainer.data.rows import Message, Row
+from finetune_api.v1alpha1 import Role, TrainOn
+from finetune_trainer.data.findings import Kind, RowError
+from finetune_trainer.data.rows import Conversation, Message, Tools
 
-Render = Callable[[Sequence[Message], bool], str]
+Render = Callable[[Sequence[Message], Tools, bool], str]
 """Renders messages as text; the flag asks for the generation prompt at the end."""
+Span = tuple[int, int]
+"""Characters [start, end)."""
 
 
 @dataclass(frozen=True)
@@ -22,48 +26,85 @@ class Chat:
     """One rendered conversation."""
 
     text: str
-    spans: tuple[tuple[int, int], ...]
-    """Character ranges [start, end) of the assistant's turns that are trained, in order, without overlap."""
+    spans: tuple[Span, ...]
+    """What is trained, in order, without overlap."""
+    whole: bool = False
+    """The spans are the text but for what is muted, not turns of the assistant: their ends are no ends of turns."""
 
 
-def render_chat(row: Row, render: Render) -> Chat:
+def renderer(tokenizer: Any) -> Render:
+    """The model's own chat template as a function."""
+
+    def render(messages: Sequence[Message], tools: Tools, generation_prompt: bool) -> str:
+        text = tokenizer.apply_chat_template(
+            list(messages),
+            tools=list(tools) if tools else None,
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+            continue_final_message=False,
+        )
+        return str(text)
+
+    return render
+
+
+def render_chat(row: Conversation, render: Render, train_on: TrainOn = TrainOn.ASSISTANT) -> Chat:
     """Render a row and find its trained spans.
 
     Raises:
         RowError: The template refuses the row, or the span of a turn cannot be told from prefixes.
     """
     try:
-        text = render(row.messages, False)
-        spans = tuple(
-            _span(row.messages, index, text, render)
-            for index in range(row.trained_from, len(row.messages))
-            if row.messages[index]["role"] == "assistant"
-        )
-    except (jinja2.TemplateError, TypeError, IndexError, KeyError, ValueError) as error:
+        text = render(row.messages, row.tools, False)
+        text.encode()
+        if train_on is TrainOn.ALL:
+            muted = [_span(row, index, text, render) for index in row.muted]
+            return Chat(text, _between(muted, len(text)), whole=True)
+        return Chat(text, tuple(_span(row, index, text, render) for index in _turns(row, train_on)))
+    except (jinja2.TemplateError, TypeError, IndexError, KeyError, ValueError, AttributeError) as error:
         # Templates refuse by raise_exception (a TemplateError), and trip over the unexpected in all the other ways.
-        raise RowError(f"the model's chat template refuses this row: {error}") from None
-    return Chat(text, spans)
+        raise RowError(f"the model's chat template refuses this row: {error}", Kind.TEMPLATE) from None
 
 
-def _span(messages: Sequence[Message], index: int, text: str, render: Render) -> tuple[int, int]:
+def _turns(row: Conversation, train_on: TrainOn) -> tuple[int, ...]:
+    """The assistant messages that are trained."""
+    if train_on is TrainOn.ASSISTANT:
+        return row.trained
+    last = max(index for index, message in enumerate(row.messages) if message["role"] == Role.ASSISTANT)
+    if last not in row.trained:
+        raise RowError("trains nothing: its last assistant turn is context (weight 0)", Kind.TRAINS_NOTHING)
+    return (last,)
+
+
+def _span(row: Conversation, index: int, text: str, render: Render) -> Span:
     if index == 0:
-        raise RowError("starts with an assistant turn, so there is nothing that it would answer")
-    before = render(messages[:index], True)
-    after = render(messages[: index + 1], False)
+        raise RowError("starts with an assistant turn, so there is nothing that it would answer", Kind.ROLE)
+    messages = row.messages
+    before = render(messages[:index], row.tools, True)
+    after = text if index + 1 == len(messages) else render(messages[: index + 1], row.tools, False)
     turn = f"messages[{index}]"
     if not after.startswith(before):
         where = _first_difference(before, after)
         raise RowError(
             f"{turn}: the model's chat template writes the text before this turn differently once the turn is there "
             f"(...{before[where - 10 : where + 20]!r} became ...{after[where - 10 : where + 20]!r}), so what to train "
-            "cannot be told"
+            "cannot be told",
+            Kind.TEMPLATE,
         )
     if not text.startswith(after):
         raise RowError(
             f"{turn}: the model's chat template writes this turn differently once more messages follow, so no text "
-            "fits both training and use; end the conversation with this turn"
+            "fits both training and use; end the conversation with this turn, or set dataset.trainOn: LastAssistant",
+            Kind.TEMPLATE,
         )
     return len(before), len(after)
+
+
+def _between(muted: Sequence[Span], end: int) -> tuple[Span, ...]:
+    """The whole text but for some spans of it."""
+    starts = [0, *(stop for _, stop in muted)]
+    stops = [*(start for start, _ in muted), end]
+    return tuple((start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop)
 
 
 def _first_difference(a: str, b: str) -> int:

@@ -14,6 +14,7 @@ from finetune_trainer.errors import RunError
 from finetune_trainer.storage import choose
 from finetune_trainer.storage.kept import Kept
 from finetune_trainer.storage.meter import Meter
+from finetune_trainer.storage.select import select
 from finetune_trainer.storage.store import Entry, ObjectMissingError, Store, open_store
 
 Say = Callable[[str], None]
@@ -28,6 +29,22 @@ class FetchedFile:
 
     path: Path
     sha256: str
+
+
+@dataclass(frozen=True)
+class FetchedFiles:
+    """The files of one dataset URI."""
+
+    files: dict[str, FetchedFile]
+    """By their path below the URI's folder, in the order of these."""
+
+    @property
+    def sha256(self) -> str:
+        """Of one file its own digest; of several, that of their hex digests in order, each with a newline."""
+        digests = [file.sha256 for file in self.files.values()]
+        if len(digests) == 1:
+            return digests[0]
+        return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
 
 
 def fetch_model(model: Model, storage: Storage, target: Path, say: Say) -> str:
@@ -60,6 +77,48 @@ def fetch_model(model: Model, storage: Storage, target: Path, say: Say) -> str:
     except ObjectMissingError as error:
         message = f"{error} does not exist"
         raise RunError(Reason.MODEL_NOT_FOUND, message, "Correct spec.model.uri or spec.model.revision.") from error
+
+
+def fetch_files(uri: str, storage: Storage, target: Path, say: Say, readable: Callable[[str], bool]) -> FetchedFiles:
+    """Download the files of a dataset below the folder `target`.
+
+    Args:
+        uri: A file, a prefix that ends in `/`, or a pattern (see `select`).
+        storage: Access to s3:// URIs.
+        target: Files keep their paths below the URI's folder here.
+        say: Takes sentences about progress.
+        readable: Tells by its name whether a file below a prefix holds rows; the others are left alone.
+
+    Raises:
+        RunError: DatasetNotFound, or what the storage says.
+    """
+    wanted = select(uri)
+    if wanted.single or wanted.folder.endswith((":/", ":")):
+        name = uri.rpartition("/")[2]
+        return FetchedFiles({name: fetch_file(uri, storage, target / name, say)})
+    store = open_store(wanted.folder, storage)
+    try:
+        listing = store.list(wanted.prefix)
+        entries = wanted.files(listing, readable)
+        if not entries:
+            raise RunError(Reason.DATASET_NOT_FOUND, f"{uri} names no file with rows", _near(store, wanted.pattern))
+        meter = Meter(sum(entry.size for entry in entries), say)
+
+        def bring(entry: Entry) -> FetchedFile:
+            file = target / entry.path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            store.download(entry.path, file, meter.of(entry.path))
+            return FetchedFile(file, _verify(store, entry, file, entry.sha256))
+
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+            try:
+                fetched = [done.result() for done in [pool.submit(bring, entry) for entry in entries]]
+            except BaseException:  # as above
+                pool.shutdown(cancel_futures=True)
+                raise
+    except ObjectMissingError as error:
+        raise RunError(Reason.DATASET_NOT_FOUND, f"{error} does not exist", "Correct the URI.") from error
+    return FetchedFiles({entry.path: file for entry, file in zip(entries, fetched, strict=True)})
 
 
 def fetch_file(uri: str, storage: Storage, target: Path, say: Say) -> FetchedFile:

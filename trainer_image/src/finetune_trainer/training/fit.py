@@ -65,7 +65,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     loss_after = _evaluate(session, inputs, model, "the trained model")
     if processes.first:
         _save(session, inputs, model, adapter)
-    rows = sorted(inputs.train.rows, key=len)[:PROBE_ROWS]
+    rows = inputs.train.rows.shortest(PROBE_ROWS)
     return Fitted(step, loss_before, loss_after, probe(model, inputs.collator(rows), processes.device()))
 
 
@@ -92,7 +92,7 @@ def _trainer(session: Session, inputs: Inputs, model: Any, checkpoints: Checkpoi
 def _check_vocabulary(base: Any, inputs: Inputs) -> None:
     """A token that the model does not have would end in a CUDA assertion that names nothing."""
     known = base.get_input_embeddings().num_embeddings
-    largest = max(int(row.input_ids.max()) for row in inputs.train.rows)
+    largest = inputs.train.facts.largest_token
     if largest >= known:
         raise RunError(
             Reason.INVALID_CONFIGURATION,

@@ -1,15 +1,24 @@
 """Bring model and data here and read them."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune_api.outcome import DatasetReport
+from finetune_api.v1alpha1 import DataSource
 from finetune_trainer.data.collate import Collator
-from finetune_trainer.data.dataset import Dataset, load_dataset, show_trained
-from finetune_trainer.storage.fetch import fetch_file, fetch_model
+from finetune_trainer.data.containers import reads
+from finetune_trainer.data.dataset import Dataset, show_trained
+from finetune_trainer.data.key import shard_key
+from finetune_trainer.data.prepare import Options, prepare
+from finetune_trainer.data.shards import QUARANTINE, open_shards
+from finetune_trainer.data.source import DataFile, Source
+from finetune_trainer.storage import Store
+from finetune_trainer.storage.fetch import fetch_files, fetch_model
 from finetune_trainer.training.model import check_files, load_tokenizer
 from finetune_trainer.training.session import Session
+from finetune_trainer.workdir import WorkDir
 
 
 @dataclass(frozen=True)
@@ -21,8 +30,6 @@ class Inputs:
     tokenizer: Any
     train: Dataset
     evaluation: Dataset | None
-    sha256: str
-    """Of the training file; empty in all processes but the first."""
 
     @property
     def collator(self) -> Collator:
@@ -33,42 +40,87 @@ class Inputs:
     @property
     def report(self) -> DatasetReport:
         """What was seen of the dataset."""
-        evaluation = self.evaluation or Dataset([], 0)
+        train = self.train.facts
+        both = [train, self.evaluation.facts] if self.evaluation else [train]
         return DatasetReport(
-            sha256=self.sha256,
+            sha256=train.sha256,
             rows=len(self.train.rows),
-            evaluation_rows=len(evaluation.rows),
-            tokens=self.train.tokens,
-            trained_tokens=self.train.trained_tokens,
-            dropped_rows=self.train.dropped + evaluation.dropped,
+            evaluation_rows=len(self.evaluation.rows) if self.evaluation else 0,
+            tokens=train.tokens,
+            trained_tokens=train.trained_tokens,
+            dropped_rows=sum(facts.dropped for facts in both),
+            format=train.format,
+            truncated_rows=sum(facts.truncated for facts in both),
+            unfinished_rows=sum(facts.unfinished for facts in both),
+            invalid_rows=sum(facts.invalid for facts in both),
+            duplicate_rows=train.duplicates,
+            longest_row=train.longest,
+            p50_length=train.p50,
+            p95_length=train.p95,
+            p99_length=train.p99,
         )
 
 
-def bring_inputs(session: Session) -> Inputs:
-    """Download (first process only), then read and tokenise in every process: the same work, the same result.
+def bring_inputs(session: Session, store: Store) -> Inputs:
+    """Download, check and tokenise in the first process; then map the rows in every process.
 
-    The dataset comes first: it is small, and most mistakes are in it.
+    The dataset comes first: it is small, and most mistakes are in it. Rows that were skipped go to `store`.
 
     Raises:
         RunError: A reason of model, dataset or storage.
     """
     run, processes, say = session.run, session.processes, session.reporter.chatter
-    sources = [source.uri for source in (run.dataset.train, run.dataset.evaluation) if source]
-    files = [_target(session, number, uri) for number, uri in enumerate(sources)]
-    digests = [""] * len(files)
+    wanted = [source for source in (run.dataset.train, run.dataset.evaluation) if source]
+    folders = [_shards(session.work, number) for number in range(len(wanted))]
     revision = ""
     if processes.first:
-        digests = [fetch_file(uri, run.storage, file, say).sha256 for uri, file in zip(sources, files, strict=True)]
+        sources = [_fetch(session, number, source) for number, source in enumerate(wanted)]
         revision = fetch_model(run.model, run.storage, session.work.model, say)
         check_files(session.work.model)
+        try:
+            _prepare(session, sources)
+        finally:
+            _upload_quarantine(session, folders, store)
     processes.barrier()
     tokenizer = load_tokenizer(session.work.model)
-    datasets = [load_dataset(file, tokenizer, run.training.max_length, session.reporter.say) for file in files]
-    for shown in show_trained(datasets[0].rows, tokenizer):
+    train, *others = [Dataset.open(folder) for folder in folders]
+    for shown in show_trained(train.rows, tokenizer):
         session.reporter.say(f"trained is what stands between >>> and <<<: {shown}")
-    return Inputs(revision, tokenizer, datasets[0], datasets[1] if len(datasets) > 1 else None, digests[0])
+    return Inputs(revision, tokenizer, train, others[0] if others else None)
 
 
-def _target(session: Session, number: int, uri: str) -> Path:
-    """A folder per file, so that messages name the file as the user does and two files may share a name."""
-    return session.work.data / str(number) / uri.rstrip("/").rsplit("/", 1)[-1]
+def _fetch(session: Session, number: int, source: DataSource) -> Source:
+    """A folder per source, so that messages name a file as the user does and two sources may share names."""
+    target = session.work.data / str(number) / "files"
+    fetched = fetch_files(source.uri, session.run.storage, target, session.reporter.chatter, reads)
+    files = tuple(DataFile(name, file.path) for name, file in fetched.files.items())
+    return Source(files[0].name if len(files) == 1 else source.uri, files, fetched.sha256)
+
+
+def _prepare(session: Session, sources: list[Source]) -> None:
+    """Write the shards that are not there already: a run that is tried again on the same disk finds them."""
+    tokenizer = None
+    for number, source in enumerate(sources):
+        options = Options(session.run.dataset, session.run.training.max_length, trains=number == 0)
+        folder, key = _shards(session.work, number), shard_key(source, options, session.work.model)
+        if open_shards(folder, key):
+            session.reporter.say(f"{source.name}: the rows that were tokenised before are used again")
+            continue
+        tokenizer = tokenizer or load_tokenizer(session.work.model)
+        prepare(source, options, tokenizer, folder, key, session.reporter.say)
+
+
+def _upload_quarantine(session: Session, folders: list[Path], store: Store) -> None:
+    """Put the skipped rows of all sources beside the result, also where they were too many."""
+    parts = [part for folder in folders if (part := folder / QUARANTINE).exists()]
+    if not parts:
+        return
+    with session.work.quarantine.open("wb") as whole:
+        for part in parts:
+            with part.open("rb") as file:
+                shutil.copyfileobj(file, whole)
+    store.upload(session.work.quarantine, f".finetune/{session.run.uid}/quarantine.jsonl")
+
+
+def _shards(work: WorkDir, number: int) -> Path:
+    return work.data / str(number) / "rows"

@@ -57,7 +57,7 @@ def check_files(folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load the fast tokenizer with its chat template.
+    """Load the fast tokenizer, with its chat template where it has one.
 
     Raises:
         RunError: InvalidConfiguration.
@@ -71,12 +71,6 @@ def load_tokenizer(folder: Path) -> Any:
             Reason.INVALID_CONFIGURATION,
             "the model's tokenizer has no tokenizer.json, so it is not known which characters a token stands for",
             "Save it with transformers as a fast tokenizer and upload it again.",
-        )
-    if not tokenizer.chat_template:
-        raise RunError(
-            Reason.INVALID_CONFIGURATION,
-            "the model has no chat template",
-            "Use an instruction-tuned model, or put a chat_template.jinja beside its tokenizer.json.",
         )
     return tokenizer
 

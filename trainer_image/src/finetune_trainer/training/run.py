@@ -27,7 +27,7 @@ def execute(session: Session) -> Outcome:
     """
     run, reporter, processes = session.run, session.reporter, session.processes
     store = open_store(run.output.uri, run.storage)  # PID 1 has checked that it can be written
-    inputs = bring_inputs(session)
+    inputs = bring_inputs(session, store)
     checkpoints = CheckpointStore(store, run.uid, reporter.chatter)
     fitted = fit(session, inputs, checkpoints, session.work.adapter)
     _free_memory()

@@ -1,0 +1,59 @@
+"""From examples of one format to labelled tokens: through the chat template, as plain text, or as they are."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from finetune_api.outcome import Reason
+from finetune_api.v1alpha1 import DataFormat, TrainOn
+from finetune_trainer.data.findings import RowError
+from finetune_trainer.data.formats import CHATS
+from finetune_trainer.data.labels import Chat, render_chat, renderer
+from finetune_trainer.data.rows import Conversation, Example, Text, Tokens
+from finetune_trainer.data.tokens import Labelled, Labeller
+from finetune_trainer.errors import RunError
+
+Rendered = Chat | Text | Tokens
+
+
+class Encoder:
+    """Encodes the rows of one source.
+
+    Raises:
+        RunError: InvalidConfiguration: the tokenizer lacks what the format needs.
+    """
+
+    def __init__(self, format_: DataFormat, train_on: TrainOn, tokenizer: Any) -> None:
+        if format_ in CHATS and not tokenizer.chat_template:
+            raise RunError(
+                Reason.INVALID_CONFIGURATION,
+                f"the model has no chat template, and the rows are conversations ({format_})",
+                "Use an instruction-tuned model, or put a chat_template.jinja beside its tokenizer.json.",
+            )
+        if format_ is DataFormat.TEXT and tokenizer.eos_token_id is None:
+            raise RunError(
+                Reason.INVALID_CONFIGURATION,
+                "the model's tokenizer has no eos_token, so nothing can mark the end of a text",
+                "Name one in its tokenizer_config.json.",
+            )
+        self._format = format_
+        self._train_on = train_on
+        self._render = renderer(tokenizer)
+        self._labeller = Labeller(tokenizer)
+
+    def render(self, example: Example) -> Rendered:
+        """Do what can be done for one row alone.
+
+        Raises:
+            RowError: The chat template refuses it, or what to train cannot be told.
+        """
+        return render_chat(example, self._render, self._train_on) if isinstance(example, Conversation) else example
+
+    def encode(self, rows: Sequence[Rendered]) -> list[Labelled | RowError]:
+        """Tokenise rows together; one that cannot be used gives its RowError in its place."""
+        if not rows:
+            return []
+        if self._format is DataFormat.TEXT:
+            return self._labeller.texts(cast("Sequence[Text]", rows))
+        if self._format is DataFormat.TOKENIZED:
+            return self._labeller.tokens(cast("Sequence[Tokens]", rows))
+        return self._labeller.chats(cast("Sequence[Chat]", rows))

@@ -1,0 +1,101 @@
+"""Count the rows of a source: lengths, duplicates, what was left out and what was cut."""
+
+from array import array
+from hashlib import blake2b
+
+import numpy as np
+
+from finetune_trainer.data.shards import Facts
+from finetune_trainer.data.tokens import Labelled
+
+
+class Tally:
+    """Numbers that grow by twelve bytes a row, so that they fit into memory whatever the data."""
+
+    def __init__(self, max_length: int) -> None:
+        self.rows = 0
+        """Rows that were kept."""
+        self.stopping = 0
+        """Kept rows with a trained token that ends a turn."""
+        self._max_length = max_length
+        self._tokens = self._trained = self._largest = 0
+        self._dropped = self._truncated = self._unfinished = 0
+        self._lengths = array("i")
+        self._digests = array("Q")
+
+    def measure(self, row: Labelled) -> None:
+        """Remember the length that a row has by itself."""
+        self._lengths.append(len(row))
+
+    def drop(self) -> None:
+        """Count a row that is left out because it is too long."""
+        self._dropped += 1
+
+    def truncate(self, row: Labelled) -> Labelled:
+        """Cut a row at the limit; its end is lost where the last token that ends a turn is."""
+        cut = row.cut(self._max_length)
+        self._truncated += 1
+        self._unfinished += bool(len(row.stops) and row.stops[-1] >= self._max_length)
+        return cut
+
+    def keep(self, row: Labelled) -> None:
+        """Count a row that is written."""
+        self.rows += 1
+        self.stopping += len(row.stops) > 0
+        self._tokens += len(row)
+        self._trained += int(row.trained.sum())
+        self._largest = max(self._largest, int(row.input_ids.max()))
+        digest = blake2b(row.input_ids.tobytes(), digest_size=8)
+        digest.update(row.trained.tobytes())
+        self._digests.append(int.from_bytes(digest.digest(), "little"))
+
+    def percentile(self, percent: int) -> int:
+        """The smallest length that at least so many percent of the rows do not exceed; 0 without rows."""
+        if not self._lengths:
+            return 0
+        ordered = np.sort(np.frombuffer(self._lengths, dtype=np.intc))
+        return int(ordered[max(0, -(-percent * len(ordered) // 100) - 1)])
+
+    def facts(self, sha256: str, format_: str, invalid: int) -> Facts:
+        """Everything, at the end."""
+        distinct = len(np.unique(np.frombuffer(self._digests, dtype=np.uint64))) if self._digests else 0
+        return Facts(
+            sha256=sha256,
+            format=str(format_),
+            tokens=self._tokens,
+            trained_tokens=self._trained,
+            largest_token=self._largest,
+            dropped=self._dropped,
+            truncated=self._truncated,
+            unfinished=self._unfinished,
+            invalid=invalid,
+            duplicates=self.rows - distinct,
+            longest=self.percentile(100),
+            p50=self.percentile(50),
+            p95=self.percentile(95),
+            p99=self.percentile(99),
+        )
+
+    def emptiness(self, seen: int) -> str:
+        """Why no row is left."""
+        if not self._lengths:
+            return f"all {seen} rows were skipped"
+        return (
+            f"all {len(self._lengths)} rows that can be used are longer than training.maxLength {self._max_length} (or "
+            f"train nothing when cut there); the longest has {self.percentile(100)} tokens, the shortest "
+            f"{self.percentile(0)}"
+        )
+
+    def __str__(self) -> str:
+        """The numbers as a sentence."""
+        facts = self.facts("", "", 0)
+        parts = [
+            f"{self.rows} rows, {self._tokens} tokens, {self._trained} of them trained",
+            f"row lengths {facts.p50} (median), {facts.p95} (95 %), {facts.p99} (99 %), {facts.longest} (longest)",
+            f"{self._dropped} rows left out because they are longer than {self._max_length}",
+        ]
+        if self._truncated:
+            parts.append(f"{self._truncated} rows cut there, {self._unfinished} of which lost their end")
+        if facts.duplicates:
+            parts.append(f"{facts.duplicates} rows repeat an earlier one and are kept")
+        return "; ".join(parts)
