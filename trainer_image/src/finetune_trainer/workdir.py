@@ -34,6 +34,11 @@ class WorkDir:
         return self.root / "quarantine.jsonl"
 
     @property
+    def staging(self) -> Path:
+        """Where a folder is put together before it goes to its place."""
+        return self.root / "staging"
+
+    @property
     def adapter(self) -> Path:
         """The trained adapter and what is published with it."""
         return self.root / "adapter"

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune_api.names import Stage
 from finetune_api.outcome import Outcome, Reason
 from finetune_api.run import RunFile
 from finetune_trainer.supervisor.processes import die_with_parent
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     outcome = _run(run, work, stop)
     # The first process to fail knows the reason; its peers only see it vanish. A good end, and a stop, is rank 0's to
     # tell: only it has the artifact, and only it saved.
-    failed = outcome.reason not in (Reason.PUBLISHED, Reason.PREEMPTED)
+    failed = outcome.reason not in (Reason.PREPARED, Reason.PUBLISHED, Reason.PREEMPTED)
     if (first or failed) and not work.outcome_file.exists():
         work.write_outcome(outcome)
     log.info("%s: %s: %s", run.name, outcome.reason, outcome.message)
@@ -67,6 +68,10 @@ def _run(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
     session: Session | None = None
     try:
         log.info("%s: starting", run.name)
+        if run.stage is Stage.PREPARE:
+            from finetune_trainer.preparation.stage import execute as prepare  # noqa: PLC0415
+
+            return prepare(run, work, stop)
         # torch takes seconds to import: signals and the environment come first.
         from finetune_trainer.training.start import start  # noqa: PLC0415
 

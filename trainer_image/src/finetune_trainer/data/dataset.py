@@ -6,6 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from finetune_api.outcome import DatasetReport
 from finetune_trainer.data.shards import Facts, Rows, open_shards
 from finetune_trainer.data.tokens import IGNORED
 
@@ -27,6 +28,29 @@ class Dataset:
         if found is None:
             raise FileNotFoundError(f"{folder} holds no complete shards")
         return cls(*found)
+
+
+def report(train: Dataset, evaluation: Dataset | None) -> DatasetReport:
+    """What people are told of both sources."""
+    facts = train.facts
+    both = [facts, evaluation.facts] if evaluation else [facts]
+    return DatasetReport(
+        sha256=facts.sha256,
+        rows=len(train.rows),
+        evaluation_rows=len(evaluation.rows) if evaluation else 0,
+        tokens=facts.tokens,
+        trained_tokens=facts.trained_tokens,
+        dropped_rows=sum(each.dropped for each in both),
+        format=facts.format,
+        truncated_rows=sum(each.truncated for each in both),
+        unfinished_rows=sum(each.unfinished for each in both),
+        invalid_rows=sum(each.invalid for each in both),
+        duplicate_rows=facts.duplicates,
+        longest_row=facts.longest,
+        p50_length=facts.p50,
+        p95_length=facts.p95,
+        p99_length=facts.p99,
+    )
 
 
 def show_trained(rows: Rows, tokenizer: Any) -> Iterator[str]:

@@ -4,11 +4,11 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from finetune_api.outcome import Artifact, Reason
 from finetune_trainer.errors import RunError
-from finetune_trainer.storage import Store
+from finetune_trainer.storage import ObjectMissingError, Store
 
 MANIFEST = "manifest.json"
 VERSION = "finetune.dev/manifest/v1"
@@ -63,6 +63,48 @@ def upload_folder(folder: Path, store: Store, base: str, facts: dict[str, object
         store.delete(base + MANIFEST)
         raise
     return Uploaded(digest, sum(file.stat().st_size for file in files), len(files))
+
+
+class BrokenFolderError(Exception):
+    """What a manifest names is not whole; the text says what is wrong."""
+
+
+def restore_folder(store: Store, base: str, target: Path, say: Say) -> None:
+    """Download a folder that `upload_folder` has written to `base`, and compare every file with the manifest.
+
+    Raises:
+        ObjectMissingError: There is no manifest.
+        BrokenFolderError: A file is missing or differs, or the manifest cannot be read.
+    """
+    for path, digest in digests(store.read(base + MANIFEST)).items():
+        say(f"downloading {path}")
+        try:
+            store.download(base + path, target / path)
+        except ObjectMissingError as error:
+            raise BrokenFolderError(f"{path} is missing") from error
+        with (target / path).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != digest:
+            raise BrokenFolderError(f"{path} has sha256 {found} instead of {digest}")
+
+
+def digests(manifest: bytes) -> dict[str, str]:
+    """The sha256 of every file that a manifest names, by path.
+
+    Raises:
+        BrokenFolderError: It cannot be read, names nothing, or a path outside of its folder.
+    """
+    try:
+        files = json.loads(manifest)["files"]
+        found = {str(path): str(facts["sha256"]) for path, facts in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BrokenFolderError(f"{MANIFEST} cannot be read") from error
+    for path in found:
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            raise BrokenFolderError(f"{MANIFEST} names '{path}', which is outside")
+    if not found:
+        raise BrokenFolderError(f"{MANIFEST} names no file")
+    return found
 
 
 def _upload(file: Path, store: Store, path: str) -> str:

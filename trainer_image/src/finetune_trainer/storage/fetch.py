@@ -47,10 +47,10 @@ class FetchedFiles:
         return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
 
 
-def fetch_model(model: Model, storage: Storage, target: Path, say: Say) -> str:
+def fetch_model(model: Model, storage: Storage, target: Path, say: Say, *, weights: bool = True) -> str:
     """Download the safe files of a model into `target`; return the hub's commit, or an empty string elsewhere.
 
-    Files that are already complete in `target` are kept.
+    Files that are already complete in `target` are kept. Without `weights` the rest still tells whether they are there.
 
     Raises:
         RunError: ModelNotFound, UnsafeModel, GatedModel, VerificationFailed, or what the storage says.
@@ -58,7 +58,7 @@ def fetch_model(model: Model, storage: Storage, target: Path, say: Say) -> str:
     store = open_store(model.uri, storage, model.revision)
     try:
         listing = store.list()
-        wanted = choose.model_files(store.uri, listing)
+        wanted = [e for e in choose.model_files(store.uri, listing) if weights or not e.path.endswith(".safetensors")]
         digests = _digests(store, listing)
         target.mkdir(parents=True, exist_ok=True)
         kept = Kept(target, store.uri)
@@ -72,7 +72,8 @@ def fetch_model(model: Model, storage: Storage, target: Path, say: Say) -> str:
             except BaseException:  # an error, or a signal's: what has not begun shall not begin
                 pool.shutdown(cancel_futures=True)
                 raise
-        choose.check_shards(store.uri, target)
+        if weights:
+            choose.check_shards(store.uri, target)
         return store.revision
     except ObjectMissingError as error:
         message = f"{error} does not exist"

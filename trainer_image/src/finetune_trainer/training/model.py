@@ -1,4 +1,4 @@
-"""Load tokenizer and base model from a local folder; safetensors only, no code from the folder is ever run."""
+"""Load the base model from a local folder; safetensors only, no code from the folder is ever run."""
 
 import json
 from pathlib import Path
@@ -6,15 +6,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from finetune_api.outcome import Reason
 from finetune_api.v1alpha1 import Method
 from finetune_trainer.errors import RunError
 from finetune_trainer.methods.quantization import keep_exact_on_cpu, quantization_config
-
-_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
-"""What transformers raises for a folder that it cannot load. CUDA's out-of-memory is a RuntimeError and passes."""
+from finetune_trainer.tokenizer import BROKEN, unloadable
 
 
 def check_files(folder: Path) -> None:
@@ -56,25 +54,6 @@ def check_files(folder: Path) -> None:
             ) from None
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """Load the fast tokenizer, with its chat template where it has one.
-
-    Raises:
-        RunError: InvalidConfiguration.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except _BROKEN as error:
-        raise _unloadable("tokenizer", error) from error
-    if not tokenizer.is_fast:
-        raise RunError(
-            Reason.INVALID_CONFIGURATION,
-            "the model's tokenizer has no tokenizer.json, so it is not known which characters a token stands for",
-            "Save it with transformers as a fast tokenizer and upload it again.",
-        )
-    return tokenizer
-
-
 def load_base(folder: Path, method: Method, dtype: torch.dtype, device: torch.device) -> Any:
     """Load the base model as `method` wants it stored, on `device`.
 
@@ -92,8 +71,8 @@ def load_base(folder: Path, method: Method, dtype: torch.dtype, device: torch.de
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except _BROKEN as error:
-        raise _unloadable("model", error) from error
+    except BROKEN as error:
+        raise unloadable("model", error) from error
     # transformers fills missing weights with random numbers and a warning; a run on them would be worthless.
     missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if missing:
@@ -104,12 +83,3 @@ def load_base(folder: Path, method: Method, dtype: torch.dtype, device: torch.de
         )
     keep_exact_on_cpu(model)
     return model
-
-
-def _unloadable(what: str, error: Exception) -> RunError:
-    text = " ".join(str(error).split())[:500]
-    return RunError(
-        Reason.INVALID_CONFIGURATION,
-        f"the {what} cannot be loaded: {type(error).__name__}: {text}",
-        "It must be a text model that transformers knows without remote code.",
-    )

@@ -8,6 +8,7 @@ import torch
 from finetune_api.names import ActiveReason
 from finetune_api.outcome import Artifact, Outcome, Reason
 from finetune_trainer.methods.quantization import compute_dtype
+from finetune_trainer.preparation.stored import StoredRows
 from finetune_trainer.publish import CheckpointStore, publish
 from finetune_trainer.storage import Store, open_store
 from finetune_trainer.training.card import facts, model_card
@@ -36,6 +37,7 @@ def execute(session: Session) -> Outcome:
         _verify(session, fitted)
         artifact = _publish(session, inputs, fitted, store)
         checkpoints.clear()
+        StoredRows(store, run.uid, reporter.chatter).clear()
     processes.barrier()
     return Outcome(
         reason=Reason.PUBLISHED,

@@ -1,0 +1,102 @@
+"""Download the dataset, look at every row, and write the tokens into the scratch folder."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from finetune_api.run import RunFile
+from finetune_api.v1alpha1 import DataSource
+from finetune_trainer.data.containers import reads
+from finetune_trainer.data.key import shard_key
+from finetune_trainer.data.prepare import Options, prepare
+from finetune_trainer.data.shards import QUARANTINE, open_shards
+from finetune_trainer.data.source import DataFile, Source
+from finetune_trainer.storage import Store
+from finetune_trainer.storage.fetch import fetch_files
+from finetune_trainer.tokenizer import load_tokenizer
+from finetune_trainer.workdir import WorkDir
+
+Say = Callable[[str], None]
+
+
+class Rows:
+    """The sources of one run, training rows first, and their shards in the scratch folder."""
+
+    def __init__(self, run: RunFile, work: WorkDir, say: Say, chatter: Say) -> None:
+        self._run = run
+        self._work = work
+        self._say = say
+        self._chatter = chatter
+        self._wanted = [source for source in (run.dataset.train, run.dataset.evaluation) if source]
+        self._sources: list[Source] = []
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where the shards of each source are, or will be."""
+        return [self._work.data / str(number) / "rows" for number in range(len(self._wanted))]
+
+    def fetch(self) -> None:
+        """Download the sources.
+
+        Raises:
+            RunError: DatasetNotFound, or what the storage says.
+        """
+        self._sources = [self._fetch(number, source) for number, source in enumerate(self._wanted)]
+
+    def keys(self) -> list[str]:
+        """What decides the shards of each source; the sources and the tokenizer's files are here."""
+        options = zip(self._sources, self._options(), strict=True)
+        return [shard_key(source, option, self._work.model) for source, option in options]
+
+    def write(self) -> None:
+        """Write the shards that are not there already: a run that is tried again on the same disk finds them.
+
+        Raises:
+            RunError: What is wrong with the rows, or with the tokenizer.
+        """
+        tokenizer: Any = None
+        places = zip(self._sources, self._options(), self.keys(), self.folders, strict=True)
+        for source, options, key, folder in places:
+            if open_shards(folder, key):
+                self._say(f"{source.name}: the rows that were tokenised before are used again")
+                continue
+            tokenizer = tokenizer or load_tokenizer(self._work.model)
+            prepare(source, options, tokenizer, folder, key, self._say)
+
+    def upload_quarantine(self, store: Store) -> None:
+        """Put the skipped rows of all sources beside the result."""
+        parts = [part for folder in self.folders if (part := folder / QUARANTINE).exists()]
+        if not parts:
+            return
+        with self._work.quarantine.open("wb") as whole:
+            for part in parts:
+                with part.open("rb") as file:
+                    shutil.copyfileobj(file, whole)
+        store.upload(self._work.quarantine, f".finetune/{self._run.uid}/quarantine.jsonl")
+
+    def _fetch(self, number: int, source: DataSource) -> Source:
+        """A folder per source, so that messages name a file as the user does and two sources may share names."""
+        target = self._work.data / str(number) / "files"
+        fetched = fetch_files(source.uri, self._run.storage, target, self._chatter, reads)
+        files = tuple(DataFile(name, file.path) for name, file in fetched.files.items())
+        return Source(files[0].name if len(files) == 1 else source.uri, files, fetched.sha256)
+
+    def _options(self) -> list[Options]:
+        run = self._run
+        return [
+            Options(run.dataset, run.training.max_length, trains=number == 0) for number in range(len(self._wanted))
+        ]
+
+
+def bring_rows(rows: Rows, store: Store, bring_tokenizer: Callable[[], None]) -> None:
+    """Download and write all of `rows`; what was skipped goes to `store`, also where that was too much.
+
+    The dataset comes first: it is small beside a model, and most mistakes are in it.
+    """
+    rows.fetch()
+    bring_tokenizer()
+    try:
+        rows.write()
+    finally:
+        rows.upload_quarantine(store)

@@ -1,0 +1,47 @@
+"""The `prepare` stage: all that can be known of the data before a GPU is asked for."""
+
+from finetune_api.names import ActiveReason
+from finetune_api.outcome import Outcome, Reason
+from finetune_api.run import RunFile
+from finetune_trainer.data.dataset import Dataset, report, show_trained
+from finetune_trainer.preparation.rows import Rows
+from finetune_trainer.preparation.stored import StoredRows
+from finetune_trainer.storage import open_store
+from finetune_trainer.storage.fetch import fetch_model
+from finetune_trainer.tokenizer import load_tokenizer
+from finetune_trainer.training.reporter import Reporter
+from finetune_trainer.training.stop import StopSwitch
+from finetune_trainer.workdir import WorkDir
+
+
+def execute(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
+    """Download, check and tokenise the rows, and put them into storage.
+
+    Raises:
+        RunError: What is wrong with dataset, tokenizer or storage.
+        Stopped: Somebody asked the run to stop.
+    """
+    reporter = Reporter(run.name, work, talks=True)
+    reporter.phase(ActiveReason.PREPARING, "preparing the dataset")
+    store = open_store(run.output.uri, run.storage)
+    rows, stored = Rows(run, work, reporter.say, reporter.chatter), StoredRows(store, run.uid, reporter.chatter)
+    rows.fetch()
+    fetch_model(run.model, run.storage, work.model, reporter.chatter, weights=False)
+    stop.check()
+    keys = rows.keys()
+    if stored.keys() == keys and stored.restore(rows.folders, work.staging):
+        reporter.say("an earlier attempt has prepared these very rows")
+    else:
+        try:
+            rows.write()
+        finally:
+            rows.upload_quarantine(store)
+        stop.check()
+        reporter.say(f"putting the prepared rows into {store.uri}")
+        stored.save(rows.folders, keys, work.staging)
+    train, *others = [Dataset.open(folder) for folder in rows.folders]
+    for shown in show_trained(train.rows, load_tokenizer(work.model)):
+        reporter.say(f"trained is what stands between >>> and <<<: {shown}")
+    found = report(train, others[0] if others else None)
+    message = f"{found.rows} rows are ready, {found.tokens} tokens, {found.trained_tokens} of them trained"
+    return Outcome(reason=Reason.PREPARED, message=message, dataset=found)
