@@ -46,6 +46,7 @@ ACCEPTED = [
     Case("a model on a volume", _job(model="uri: pvc://models/llama")),
     Case("a model on a hub with a revision", _job(model="uri: hf://owner/name, revision: main")),
     Case("a batch of whole micro-batches", _job("training: {batchSize: 12, microBatchSize: 4}")),
+    Case("packed sequences", _job("training: {packing: true, maxLength: 2048}")),
     Case(
         "tolerations and a node selector",
         _job("resources: {tolerations: [{key: gpu, operator: Exists}], nodeSelector: {zone: a}}"),
@@ -100,6 +101,7 @@ REFUSED = [
     Case("an unknown scheduler", _job("training: {scheduler: step}"), "spec.training.scheduler"),
     Case("an unknown precision", _job("training: {precision: fp8}"), "spec.training.precision"),
     Case("a row length of one token", _job("training: {maxLength: 1}"), "spec.training.maxLength"),
+    Case("packing by a word", _job("training: {packing: bfd}"), "spec.training.packing"),
     Case("a negative seed", _job("training: {seed: -1}"), "spec.training.seed"),
     Case("no checkpoint kept", _job("training: {checkpoints: {keep: 0}}"), "spec.training.checkpoints.keep"),
     Case("too many GPUs", _job("resources: {gpus: 1000}"), "spec.resources.gpus"),
