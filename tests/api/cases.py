@@ -47,6 +47,7 @@ ACCEPTED = [
     Case("a model on a hub with a revision", _job(model="uri: hf://owner/name, revision: main")),
     Case("a batch of whole micro-batches", _job("training: {batchSize: 12, microBatchSize: 4}")),
     Case("packed sequences", _job("training: {packing: true, maxLength: 2048}")),
+    Case("no fast paths", _job("training: {fastPaths: false}")),
     Case(
         "tolerations and a node selector",
         _job("resources: {tolerations: [{key: gpu, operator: Exists}], nodeSelector: {zone: a}}"),

@@ -18,8 +18,9 @@ from finetune_trainer.methods.lora import add_adapter
 from finetune_trainer.training.isolation import check_isolation
 from finetune_trainer.training.loss import mean_nll, nll_sum, trained_logits
 from finetune_trainer.training.model import load_base
+from finetune_trainer.training.paths import choose_paths
 from finetune_trainer.training.processes import Processes
-from tests.trainer.tinyrun import execute, run_file
+from tests.trainer.tinyrun import execute, run_file, session
 
 CPU = torch.device("cpu")
 
@@ -115,6 +116,23 @@ def test_a_model_that_ignores_positions_is_refused(tuned: Any, monkeypatch: pyte
         check_isolation(tuned, rows, CPU)
     assert caught.value.reason is Reason.INVALID_CONFIGURATION
     assert "packing" in caught.value.hint
+
+
+def test_layers_that_hide_positions_get_their_own_attention(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Documents cannot be told apart in the layers then, and the model's own mask does it: packing goes on, exact."""
+    base = load_base(model, Method.model_validate({"type": "LoRA"}), torch.float32, CPU)
+    for layer in base.model.layers:
+        layer.self_attn.register_forward_pre_hook(
+            lambda _, args, kwargs: (args, {**kwargs, "position_ids": None}), with_kwargs=True
+        )
+    current = session(run_file(tmp_path, model, packing=True), tmp_path / "work")
+    with caplog.at_level("INFO"):
+        paths = choose_paths(current, base, token_rows())
+    assert not paths.attention
+    assert "its own attention is used" in caplog.text
+    assert "do not see each other" in caplog.text
 
 
 def test_a_packed_run_publishes_and_counts_packs(model: Path, tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ class Training(Object):
     """Longest row in tokens; longer rows are left out and counted. With packing also the longest packed sequence."""
     packing: bool = False
     """Train several rows as one sequence of up to maxLength tokens; each row sees itself only."""
+    fast_paths: bool = True
+    """Compute the same numbers in less time and memory where the model allows it; false leaves all to the libraries."""
     precision: Annotated[Precision, Field(strict=False)] = Precision.AUTO
     """Auto: BFloat16 on a GPU that has it, else Float32."""
     gradient_checkpointing: bool = False

@@ -21,9 +21,9 @@ from finetune_trainer.training.arguments import training_arguments
 from finetune_trainer.training.batches import Batches, batches
 from finetune_trainer.training.callbacks import CheckpointCallback, ReportCallback, StopCallback
 from finetune_trainer.training.inputs import Inputs
-from finetune_trainer.training.isolation import check_isolation
 from finetune_trainer.training.loss import mean_nll
 from finetune_trainer.training.model import load_base
+from finetune_trainer.training.paths import choose_paths
 from finetune_trainer.training.session import Session
 from finetune_trainer.training.trainer import SupervisedTrainer
 from finetune_trainer.verify import Probe, probe
@@ -58,8 +58,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     _check_vocabulary(base, inputs)
     model = add_adapter(base, run.method, run.training.seed)
     reporter.say(_describe(model))
-    if run.training.packing:
-        reporter.say(check_isolation(model, inputs.train.rows, processes.device()))
+    paths = choose_paths(session, model, inputs.train.rows)
     data = batches(session, inputs)
     with model.disable_adapter():
         loss_before = _evaluate(session, data, model, "the base model")
@@ -68,6 +67,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     with session.stop.deferred():
         step = _train(session, trainer, model, checkpoint)
     loss_after = _evaluate(session, data, model, "the trained model")
+    paths.turn_off()  # what is saved is compared with plain peft
     if processes.first:
         _save(session, inputs, model, adapter)
     rows = sorted(inputs.train.rows, key=len)[:PROBE_ROWS]

@@ -14,6 +14,8 @@ from torch.nn import functional
 from finetune_trainer.data.collate import Batch
 from finetune_trainer.data.packing import Pack
 from finetune_trainer.data.tokens import IGNORED, TokenRow
+from finetune_trainer.fast import loss as chunked
+from finetune_trainer.fast.head import head_of
 from finetune_trainer.training.processes import Processes
 
 
@@ -38,6 +40,11 @@ def trained_logits(model: Any, batch: Batch, *, sparse_head: bool = True) -> tup
 
 def nll_sum(model: Any, batch: Batch, *, sparse_head: bool = True) -> torch.Tensor:
     """Sum of the NLL of all trained tokens of a batch; a scalar with a gradient."""
+    head = head_of(model)
+    if head is not None:
+        with head.hidden():
+            hidden, targets = trained_logits(model, batch, sparse_head=sparse_head)
+        return chunked.nll_sum(hidden, head.weight, targets, IGNORED)
     logits, targets = trained_logits(model, batch, sparse_head=sparse_head)
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
