@@ -59,6 +59,8 @@ ACCEPTED = [
     ),
     Case("all of a text", _job(dataset="train: {uri: s3://datasets/a.txt}, format: Text, trainOn: All")),
     Case("nulls in a dataset", _job(dataset="train: {uri: s3://datasets/a}, columns: null, roles: null, format: null")),
+    Case("packed sequences", _job("training: {packing: true, maxLength: 2048}")),
+    Case("no fast paths", _job("training: {fastPaths: false}")),
     Case(
         "tolerations and a node selector",
         _job("resources: {tolerations: [{key: gpu, operator: Exists}], nodeSelector: {zone: a}}"),
@@ -166,6 +168,7 @@ REFUSED = [
     Case("an unknown scheduler", _job("training: {scheduler: step}"), "spec.training.scheduler"),
     Case("an unknown precision", _job("training: {precision: fp8}"), "spec.training.precision"),
     Case("a row length of one token", _job("training: {maxLength: 1}"), "spec.training.maxLength"),
+    Case("packing by a word", _job("training: {packing: bfd}"), "spec.training.packing"),
     Case("a negative seed", _job("training: {seed: -1}"), "spec.training.seed"),
     Case("no checkpoint kept", _job("training: {checkpoints: {keep: 0}}"), "spec.training.checkpoints.keep"),
     Case("too many GPUs", _job("resources: {gpus: 1000}"), "spec.resources.gpus"),

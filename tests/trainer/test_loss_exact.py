@@ -86,9 +86,12 @@ def test_sparse_head_gives_the_models_own_loss(base: Any, sparse_head: bool) -> 
     assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
 
 
-@pytest.mark.parametrize("changed", [{"microBatchSize": 4}, {"microBatchSize": 1}, {"gradientCheckpointing": True}])
+@pytest.mark.parametrize(
+    "changed",
+    [{"microBatchSize": 4}, {"microBatchSize": 1}, {"gradientCheckpointing": True}, {"fastPaths": False}],
+)
 def test_memory_settings_do_not_change_the_result(changed: dict[str, Any], model: Path, tmp_path: Path) -> None:
-    """Micro-batch size and checkpointing change memory and speed; the trained weights agree to rounding."""
+    """Micro-batch size, checkpointing and fast paths change memory and speed; trained weights agree to rounding."""
     weights = []
     for name, more in (("plain", {}), ("changed", changed)):
         place = tmp_path / name

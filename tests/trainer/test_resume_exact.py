@@ -2,7 +2,10 @@
 
 import json
 import signal
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,13 +18,21 @@ from finetune_trainer.training.run import execute as execute_session
 from finetune_trainer.training.stop import Stopped, StopSwitch
 from tests.trainer.tinyrun import execute, run_file, session
 
+PACKED = {"packing": True, "maxLength": 128}
+"""Two steps an epoch."""
+
 
 @pytest.fixture(scope="module")
-def uninterrupted(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """Weights of a run of 7 steps over 5 steps an epoch, with LoRA dropout and accumulation."""
-    folder = tmp_path_factory.mktemp("straight")
-    execute(run_file(folder, model, maxSteps=7), folder / "work")
-    return load_file(folder / "out/adapter_model.safetensors")
+def uninterrupted(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, torch.Tensor]]:
+    """Weights of a run of 7 steps over 5 steps an epoch (2 when packed), with LoRA dropout and accumulation."""
+
+    @cache
+    def weights(**training: Any) -> dict[str, torch.Tensor]:
+        folder = tmp_path_factory.mktemp("straight")
+        execute(run_file(folder, model, maxSteps=7, **training), folder / "work")
+        return load_file(folder / "out/adapter_model.safetensors")
+
+    return weights
 
 
 class _SignalAt(TrainerCallback):
@@ -55,12 +66,17 @@ def _add_to_trainers(monkeypatch: pytest.MonkeyPatch, callback: TrainerCallback)
     monkeypatch.setattr(fitting, "_trainer", with_callback)
 
 
-@pytest.mark.parametrize("stop_at", [3, 5, 7])
+@pytest.mark.parametrize(("stop_at", "training"), [(3, {}), (5, {}), (7, {}), (3, PACKED)])
 def test_stopped_and_resumed_equals_uninterrupted(
-    stop_at: int, model: Path, uninterrupted: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop_at: int,
+    training: dict[str, Any],
+    model: Path,
+    uninterrupted: Callable[..., dict[str, torch.Tensor]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Within an epoch, at its border and at the very end: same weights, bit for bit, on a fresh disk."""
-    run = run_file(tmp_path, model, maxSteps=7)
+    """Within an epoch, at its border and at the very end: same weights, bit for bit, on a fresh disk. Packed, too."""
+    run = run_file(tmp_path, model, maxSteps=7, **training)
     first = session(run, tmp_path / "first")
     _add_to_trainers(monkeypatch, _SignalAt(stop_at))
     old = signal.getsignal(signal.SIGTERM)
@@ -80,9 +96,9 @@ def test_stopped_and_resumed_equals_uninterrupted(
     outcome = execute(run, tmp_path / "second")
     assert count.steps == 7 - stop_at
     assert (outcome.reason, outcome.step) == (Reason.PUBLISHED, 7)
-    resumed = load_file(tmp_path / "out/adapter_model.safetensors")
-    assert resumed.keys() == uninterrupted.keys()
-    assert all(torch.equal(resumed[name], uninterrupted[name]) for name in resumed)
+    resumed, straight = load_file(tmp_path / "out/adapter_model.safetensors"), uninterrupted(**training)
+    assert resumed.keys() == straight.keys()
+    assert all(torch.equal(resumed[name], straight[name]) for name in resumed)
     # metrics.jsonl covers the whole run, not only this session.
     entries = [json.loads(line) for line in (tmp_path / "second/metrics.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in entries if "loss" in entry] == [1, 2, 3, 4, 5, 6, 7]

@@ -71,11 +71,15 @@ class Training(Object):
     max_gradient_norm: Decimal = "1.0"
     """Gradients are clipped to this norm; 0 turns clipping off."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 16
-    """Sequences per optimizer step, over all processes."""
+    """Sequences per optimizer step, over all processes; with packing, packed sequences."""
     micro_batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
     """Sequences per process and forward pass; changes memory and speed, never the result."""
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
-    """Longest row in tokens; longer rows are left out and counted."""
+    """Longest row in tokens; longer rows are left out and counted. With packing also the longest packed sequence."""
+    packing: bool = False
+    """Train several rows as one sequence of up to maxLength tokens; each row sees itself only."""
+    fast_paths: bool = True
+    """Compute the same numbers in less time and memory where the model allows it; false leaves all to the libraries."""
     precision: Annotated[Precision, Field(strict=False)] = Precision.AUTO
     """Auto: BFloat16 on a GPU that has it, else Float32."""
     gradient_checkpointing: bool = False

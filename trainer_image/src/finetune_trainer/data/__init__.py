@@ -8,5 +8,6 @@ encode      the three steps above, for whichever format
 prepare     a whole source: every row checked, counted, written
 shards      the rows on disk, and back from there
 dataset     what training sees
-collate     token rows -> one padded batch
+packing     token rows -> packs, each trained as one sequence
+collate     token rows or packs -> one batch
 """

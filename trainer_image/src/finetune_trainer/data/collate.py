@@ -1,14 +1,16 @@
-"""Token rows of different length -> one padded batch."""
+"""Token rows or packs -> one batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 
+from finetune_trainer.data.packing import Pack
 from finetune_trainer.data.tokens import IGNORED, TokenRow
 
 Batch = dict[str, torch.Tensor]
-"""input_ids, attention_mask and labels, each int64 of shape [rows, longest]."""
+"""input_ids, labels, and attention_mask (rows) or position_ids (packs), each int64 of shape [sequences, length]."""
 
 
 @dataclass(frozen=True)
@@ -29,3 +31,23 @@ class Collator:
             attention_mask[i, : len(row)] = 1
             labels[i, : len(row)] = torch.from_numpy(row.labels)
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+class PackCollator:
+    """Writes all packs one after another into a single sequence, without any pad."""
+
+    def __call__(self, packs: Sequence[Pack]) -> Batch:
+        """Build one batch of shape [1, tokens].
+
+        Positions that start anew tell the model where a row begins: transformers then lets no row see another, as long
+        as there is no attention mask and no cache. The first token of a row is nobody's to predict.
+        """
+        rows = list(chain.from_iterable(pack.rows for pack in packs))
+        labels = torch.cat([torch.from_numpy(row.labels).long() for row in rows])
+        positions = torch.cat([torch.arange(len(row)) for row in rows])
+        labels[positions == 0] = IGNORED
+        return {
+            "input_ids": torch.cat([torch.from_numpy(row.input_ids).long() for row in rows])[None],
+            "position_ids": positions[None],
+            "labels": labels[None],
+        }

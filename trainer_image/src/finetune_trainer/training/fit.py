@@ -18,10 +18,12 @@ from finetune_trainer.methods.lora import add_adapter
 from finetune_trainer.methods.quantization import compute_dtype
 from finetune_trainer.publish import CheckpointStore
 from finetune_trainer.training.arguments import training_arguments
+from finetune_trainer.training.batches import Batches, batches
 from finetune_trainer.training.callbacks import CheckpointCallback, ReportCallback, StopCallback
 from finetune_trainer.training.inputs import Inputs
 from finetune_trainer.training.loss import mean_nll
 from finetune_trainer.training.model import load_base
+from finetune_trainer.training.paths import choose_paths
 from finetune_trainer.training.session import Session
 from finetune_trainer.training.trainer import SupervisedTrainer
 from finetune_trainer.verify import Probe, probe
@@ -45,7 +47,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     """Train from the newest checkpoint or from the start, and save the adapter's weights to `adapter`.
 
     Raises:
-        RunError: NonFiniteLoss, or a reason of model or storage.
+        RunError: NonFiniteLoss, InvalidConfiguration where rows cannot be packed, or a reason of model or storage.
         Stopped: After the checkpoint of the last step is in storage.
     """
     run, reporter, processes = session.run, session.reporter, session.processes
@@ -56,29 +58,32 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     _check_vocabulary(base, inputs)
     model = add_adapter(base, run.method, run.training.seed)
     reporter.say(_describe(model))
+    paths = choose_paths(session, model, inputs.train.rows)
+    data = batches(session, inputs)
     with model.disable_adapter():
-        loss_before = _evaluate(session, inputs, model, "the base model")
-    trainer = _trainer(session, inputs, model, checkpoints, dtype)
+        loss_before = _evaluate(session, data, model, "the base model")
+    trainer = _trainer(session, data, model, checkpoints, dtype)
     checkpoint = _newest_checkpoint(session, checkpoints)
     with session.stop.deferred():
         step = _train(session, trainer, model, checkpoint)
-    loss_after = _evaluate(session, inputs, model, "the trained model")
+    loss_after = _evaluate(session, data, model, "the trained model")
+    paths.turn_off()  # what is saved is compared with plain peft
     if processes.first:
         _save(session, inputs, model, adapter)
     rows = inputs.train.rows.shortest(PROBE_ROWS)
     return Fitted(step, loss_before, loss_after, probe(model, inputs.collator(rows), processes.device()))
 
 
-def _trainer(session: Session, inputs: Inputs, model: Any, checkpoints: CheckpointStore, dtype: torch.dtype) -> Any:
+def _trainer(session: Session, data: Batches, model: Any, checkpoints: CheckpointStore, dtype: torch.dtype) -> Any:
     run, processes = session.run, session.processes
     trainer = SupervisedTrainer(
         processes=processes,
         evaluation_batch_size=run.evaluation.batch_size,
         model=model,
         args=training_arguments(run, session.work.checkpoints, dtype),
-        data_collator=inputs.collator,
-        train_dataset=inputs.train.rows,
-        eval_dataset=inputs.evaluation.rows if inputs.evaluation else None,
+        data_collator=data.collator,
+        train_dataset=data.train,
+        eval_dataset=data.evaluation,
         callbacks=[
             ReportCallback(session.reporter),
             StopCallback(session.stop, processes),
@@ -126,19 +131,20 @@ def _train(session: Session, trainer: Any, model: Any, checkpoint: Path | None) 
     return int(trainer.state.global_step)
 
 
-def _evaluate(session: Session, inputs: Inputs, model: Any, whose: str) -> float | None:
-    if inputs.evaluation is None:
+def _evaluate(session: Session, data: Batches, model: Any, whose: str) -> float | None:
+    if data.evaluation is None:
         return None
     reporter = session.reporter
-    reporter.phase(ActiveReason.EVALUATING, f"evaluating {whose} on {len(inputs.evaluation.rows)} held-out rows")
+    what = "packs" if session.run.training.packing else "rows"
+    reporter.phase(ActiveReason.EVALUATING, f"evaluating {whose} on {len(data.evaluation)} held-out {what}")
     batch_size = session.run.evaluation.batch_size
     loss = mean_nll(
         model,
-        inputs.evaluation.rows,
-        inputs.collator,
+        data.evaluation,
+        data.collator,
         batch_size,
         session.processes,
-        lambda done: reporter.chatter(f"evaluating {whose}: {done} rows done"),
+        lambda done: reporter.chatter(f"evaluating {whose}: {done} {what} done"),
     )
     reporter.say(f"evaluation loss of {whose}: {loss:.4f}")
     return loss

@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from finetune_trainer.data.collate import Batch, Collator
+from finetune_trainer.data.collate import Batch
+from finetune_trainer.data.packing import Pack
 from finetune_trainer.data.tokens import IGNORED, TokenRow
+from finetune_trainer.fast import loss as chunked
+from finetune_trainer.fast.head import head_of
 from finetune_trainer.training.processes import Processes
 
 
@@ -21,7 +24,7 @@ def trained_logits(model: Any, batch: Batch, *, sparse_head: bool = True) -> tup
 
     Args:
         model: A causal language model, wrapped or not.
-        batch: Shape [rows, length] each.
+        batch: Shape [rows, length] each; packs are one row.
         sparse_head: Whether the model's forward takes `logits_to_keep` (see `has_sparse_head`).
 
     Returns:
@@ -30,13 +33,18 @@ def trained_logits(model: Any, batch: Batch, *, sparse_head: bool = True) -> tup
     """
     targets = batch["labels"][:, 1:]
     positions = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+    inputs = {**{name: tensor for name, tensor in batch.items() if name != "labels"}, "use_cache": False}
     logits = model(**inputs, logits_to_keep=positions).logits if sparse_head else model(**inputs).logits[:, positions]
     return logits.float(), targets[:, positions]
 
 
 def nll_sum(model: Any, batch: Batch, *, sparse_head: bool = True) -> torch.Tensor:
     """Sum of the NLL of all trained tokens of a batch; a scalar with a gradient."""
+    head = head_of(model)
+    if head is not None:
+        with head.hidden():
+            hidden, targets = trained_logits(model, batch, sparse_head=sparse_head)
+        return chunked.nll_sum(hidden, head.weight, targets, IGNORED)
     logits, targets = trained_logits(model, batch, sparse_head=sparse_head)
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
@@ -50,16 +58,16 @@ def has_sparse_head(model: Any) -> bool:
 @torch.inference_mode()
 def mean_nll(
     model: Any,
-    rows: Sequence[TokenRow],
-    collator: Collator,
+    rows: Sequence[TokenRow] | Sequence[Pack],
+    collator: Callable[[Any], Batch],
     batch_size: int,
     processes: Processes,
     on_rows: Callable[[int], None] = lambda _: None,
 ) -> float:
     """Mean NLL per trained token over all rows, exactly: every token weighs the same, however rows are batched.
 
-    The rows are shared among the processes; all get the same result. The model is left in the mode it was in. `on_rows`
-    hears after each batch how many rows of this process are done.
+    The rows, or packs of rows, are shared among the processes; all get the same result. The model is left in the mode
+    it was in. `on_rows` hears after each batch how many rows (or packs) of this process are done.
     """
     sparse_head = has_sparse_head(model)
     was_training = model.training

@@ -1,0 +1,48 @@
+"""Cross-entropy from hidden states, in chunks, with the gradient made on the way.
+
+The logits of a chunk are made, used for the loss, turned into their own gradient in place and multiplied back; all
+logits at once never exist, nor a second copy of them. The head is frozen: the hidden states' gradient is all there is.
+"""
+
+from typing import Any
+
+import torch
+
+from finetune_trainer.fast.gemm import linear
+
+CHUNK_ELEMENTS = 2**24
+"""Logits of a chunk (64 MB in float32): enough rows for a good product with any vocabulary."""
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """Sum of the NLL of targets [n] under hidden [n, d] @ weight.T, for weight [vocabulary, d]."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """A scalar in float32."""
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        rows = max(1, CHUNK_ELEMENTS // len(weight))
+        for start in range(0, len(hidden), rows):
+            chunk, wanted = hidden[start : start + rows].to(weight.dtype), targets[start : start + rows, None]
+            logits = linear(chunk, weight).float()
+            norms = logits.logsumexp(-1, keepdim=True)
+            total += (norms - logits.gather(1, wanted)).sum()
+            if grad is not None:
+                logits.sub_(norms).exp_().scatter_add_(1, wanted, torch.full_like(norms, -1.0))
+                grad[start : start + rows] = linear(logits.to(weight.dtype), weight.t())
+        ctx.save_for_backward(grad)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:
+        """The kept gradient times whatever the loss is multiplied with."""
+        (grad,) = ctx.saved_tensors
+        return None if grad is None else grad * grad_output.to(grad.dtype), None, None
+
+
+def nll_sum(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, ignored: int) -> torch.Tensor:
+    """Sum of the NLL of the targets [...] that are not `ignored`, for hidden [..., d]; the others cost nothing."""
+    trained = (targets != ignored).flatten()
+    loss: torch.Tensor = LinearCrossEntropy.apply(hidden.flatten(0, -2)[trained], weight, targets.flatten()[trained])
+    return loss

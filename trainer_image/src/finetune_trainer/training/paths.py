@@ -1,0 +1,31 @@
+"""Decide how this run computes: the fast paths that apply to its model, and whether it may pack."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from finetune_trainer.data.tokens import TokenRow
+from finetune_trainer.fast.switch import FastPaths, turn_on
+from finetune_trainer.training.isolation import check_isolation, packing_error, tolerance
+from finetune_trainer.training.session import Session
+
+
+def choose_paths(session: Session, model: Any, rows: Sequence[TokenRow]) -> FastPaths:
+    """Turn on what the run allows and the model is fit for.
+
+    Raises:
+        RunError: InvalidConfiguration where the run packs and the model does not keep packed rows apart.
+    """
+    training, say, device = session.run.training, session.reporter.say, session.processes.device()
+    paths = FastPaths(model)
+    if training.fast_paths:
+        shortest = min((rows[number] for number in range(len(rows))), key=len)
+        paths = turn_on(model, torch.from_numpy(shortest.input_ids).long()[None].to(device))
+        say(f"fast paths: {paths}")
+    if training.packing:
+        if paths.attention and not packing_error(model, rows, device) <= tolerance(model):
+            paths.turn_off_attention()
+            say("the model's layers do not tell where a packed row begins: its own attention is used")
+        say(check_isolation(model, rows, device))
+    return paths
