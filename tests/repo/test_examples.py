@@ -8,7 +8,8 @@ from finetune_api.load import load_jobs
 from finetune_cli import jobfile
 
 ROOT = Path(__file__).parents[2]
-JOBS = sorted([*(ROOT / "examples").glob("*.yaml"), *(ROOT / "examples").glob("*/job.yaml")])
+EXAMPLES = ROOT / "examples"
+JOBS = sorted([*EXAMPLES.glob("*.yaml"), *EXAMPLES.glob("*/job.yaml"), *EXAMPLES.glob("methods/*.yaml")])
 
 
 def test_there_are_examples() -> None:
@@ -17,6 +18,7 @@ def test_there_are_examples() -> None:
         "examples/support-bot.yaml",
         "examples/demo/job.yaml",
         "examples/quickstart/job.yaml",
+        "examples/methods/qlora.yaml",
     }
 
 

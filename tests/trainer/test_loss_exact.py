@@ -14,7 +14,7 @@ from finetune_api.v1alpha1 import Method
 from finetune_trainer.data.collate import Collator
 from finetune_trainer.data.tokens import IGNORED, TokenRow
 from finetune_trainer.errors import RunError
-from finetune_trainer.methods.lora import add_adapter
+from finetune_trainer.methods.adapter import add_adapter
 from finetune_trainer.training.loss import mean_nll, nll_sum
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.processes import Processes

@@ -49,6 +49,11 @@ class WorkDir:
         return self.root / "checkpoints"
 
     @property
+    def start(self) -> Path:
+        """The adapter before its first step, where the end needs it."""
+        return self.root / "start"
+
+    @property
     def progress_file(self) -> Path:
         """Where the worker says how far it is."""
         return self.root / "progress.json"

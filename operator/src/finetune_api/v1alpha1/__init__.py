@@ -5,7 +5,9 @@ integers that say their unit, and there are no floats: decimals are strings with
 
 data        the base model and the rows
 method      how the model is tuned
+optimizer   what turns gradients into steps, and the schedule of the learning rate
 training    the run, and its evaluation
+combinations  what of the above does not go together
 place       where it runs, where its result goes, when to give up
 job         the spec as a whole, and what of it never changes
 """
@@ -23,9 +25,17 @@ from finetune_api.v1alpha1.data import (
     TrainOn,
 )
 from finetune_api.v1alpha1.job import IMMUTABLE_FIELDS, IMMUTABLE_MESSAGE, FineTuneJob, ObjectMeta, Spec
-from finetune_api.v1alpha1.method import Method, MethodType, Quantization
 from finetune_api.v1alpha1.place import Deadlines, Output, PrepareResources, Resources, Storage, Toleration
-from finetune_api.v1alpha1.training import Checkpoints, Evaluation, Precision, Scheduler, Training
+from finetune_api.v1alpha1.method import (
+    Initialization,
+    Method,
+    MethodType,
+    Quantization,
+    QuantizationType,
+    StorageType,
+)
+from finetune_api.v1alpha1.optimizer import Optimizer, OptimizerType, Scheduler, SchedulerOptions
+from finetune_api.v1alpha1.training import Checkpoints, Evaluation, Precision, Training
 
 __all__ = [
     "IMMUTABLE_FIELDS",
@@ -40,20 +50,26 @@ __all__ = [
     "FineTuneJob",
     "InvalidRowPolicy",
     "InvalidRows",
+    "Initialization",
     "Method",
     "MethodType",
     "Model",
     "ObjectMeta",
+    "Optimizer",
+    "OptimizerType",
     "Output",
     "Overlong",
     "Precision",
     "PrepareResources",
     "Quantization",
+    "QuantizationType",
     "Resources",
     "Role",
     "Scheduler",
+    "SchedulerOptions",
     "Spec",
     "Storage",
+    "StorageType",
     "Toleration",
     "TrainOn",
     "Training",

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from finetune_api.base import Object, ObjectName, Rule
 from finetune_api.names import API_VERSION, MAX_NAME_LENGTH
+from finetune_api.v1alpha1.combinations import COMBINATION_RULES
 from finetune_api.v1alpha1.data import Dataset, Model
 from finetune_api.v1alpha1.method import Method
 from finetune_api.v1alpha1.place import Deadlines, Output, Resources, Storage
@@ -23,6 +24,7 @@ class Spec(Object):
             message="training.batchSize must be a multiple of training.microBatchSize times resources.gpus",
             field="training.batchSize",
         ),
+        *COMBINATION_RULES,
     )
     model: Model
     """The base model."""

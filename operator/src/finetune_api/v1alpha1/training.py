@@ -6,14 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.base import Count, Decimal, Object, Rule
-
-
-class Scheduler(StrEnum):
-    """How the learning rate goes down after the warm-up."""
-
-    LINEAR = "Linear"
-    COSINE = "Cosine"
-    CONSTANT = "Constant"
+from finetune_api.v1alpha1.optimizer import SCHEDULE_RULES, ExtraArguments, Optimizer, Scheduler, SchedulerOptions
 
 
 class Precision(StrEnum):
@@ -21,6 +14,7 @@ class Precision(StrEnum):
 
     AUTO = "Auto"
     BFLOAT16 = "BFloat16"
+    FLOAT16 = "Float16"
     FLOAT32 = "Float32"
 
 
@@ -55,6 +49,7 @@ class Training(Object):
             message='training.warmupRatio must be below 1, for instance "0.03"',
             field="warmupRatio",
         ),
+        *SCHEDULE_RULES,
     )
     epochs: Annotated[int, Field(ge=1, le=1000)] = 1
     """Times every row is seen."""
@@ -63,13 +58,23 @@ class Training(Object):
     learning_rate: Decimal = "2e-4"
     """Peak learning rate."""
     scheduler: Annotated[Scheduler, Field(strict=False)] = Scheduler.COSINE
-    """Linear or Cosine to zero, or Constant."""
+    """Linear or Cosine to zero, Constant, CosineWithMinLR, Polynomial, InverseSqrt, or WarmupStableDecay."""
     warmup_ratio: Decimal = "0.03"
     """Share of the steps in which the learning rate rises, 0 to below 1."""
     weight_decay: Decimal = "0"
-    """AdamW's weight decay."""
+    """Weight decay of matrices; vectors (norms, biases) have none."""
     max_gradient_norm: Decimal = "1.0"
     """Gradients are clipped to this norm; 0 turns clipping off."""
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """Optimizer steps in which the learning rate rises; in place of warmupRatio."""
+    optimizer: Optimizer = Optimizer()
+    """What turns gradients into steps."""
+    scheduler_options: SchedulerOptions = SchedulerOptions()
+    """Numbers of some schedules."""
+    neftune_noise_alpha: Decimal | None = None
+    """Noise on the embeddings while training (https://arxiv.org/abs/2310.05914), for instance 5; none when unset."""
+    extra_arguments: ExtraArguments = {}
+    """More fields of transformers.TrainingArguments, values as text; those that have a field here are refused."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 16
     """Sequences per optimizer step, over all processes; with packing, packed sequences."""
     micro_batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
@@ -81,7 +86,7 @@ class Training(Object):
     fast_paths: bool = True
     """Compute the same numbers in less time and memory where the model allows it; false leaves all to the libraries."""
     precision: Annotated[Precision, Field(strict=False)] = Precision.AUTO
-    """Auto: BFloat16 on a GPU that has it, else Float32."""
+    """Auto: BFloat16 on a GPU that has it, Float16 with a scaled loss on an older one, Float32 on a CPU."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)] = 42

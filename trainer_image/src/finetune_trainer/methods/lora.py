@@ -1,49 +1,55 @@
-"""The LoRA adapter (https://arxiv.org/abs/2106.09685)."""
+"""LoRA (https://arxiv.org/abs/2106.09685) and its variants: rsLoRA, DoRA, LoRA+, and starts other than B = 0."""
 
-import re
 from typing import Any
 
-import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
+from peft.optimizers import create_loraplus_optimizer
+from transformers import Trainer
 
-from finetune_api.outcome import Reason
-from finetune_api.v1alpha1 import Method
-from finetune_trainer.errors import RunError
+from finetune_api.v1alpha1 import Initialization, Method
+from finetune_trainer.methods.modules import modules_to_save, target_modules
 
-ALL_LINEAR = "all-linear"
+_STARTS: dict[Initialization, bool | str] = {
+    Initialization.DEFAULT: True,
+    Initialization.GAUSSIAN: "gaussian",
+    Initialization.ORTHOGONAL: "orthogonal",
+    Initialization.OLORA: "olora",
+    Initialization.PISSA: "pissa",
+}
 
 
-def add_adapter(model: Any, method: Method, seed: int) -> Any:
-    """Freeze `model` and put a fresh adapter on it; A is random by `seed`, B is zero, so the model computes as before.
-
-    The adapter is float32 whatever the base is: small updates get lost in bfloat16.
+def lora_config(model: Any, method: Method) -> LoraConfig:
+    """The configuration for `model`.
 
     Raises:
-        RunError: InvalidConfiguration for a target module that the model does not have.
+        RunError: InvalidConfiguration for a module that the model does not have.
     """
-    _check_targets(model, method.target_modules)
-    config = LoraConfig(
+    return LoraConfig(
         task_type="CAUSAL_LM",
         r=method.rank,
         lora_alpha=method.alpha,
         lora_dropout=float(method.dropout),
         bias="none",
-        target_modules=ALL_LINEAR if method.target_modules == [ALL_LINEAR] else list(method.target_modules),
+        target_modules=target_modules(model, method),
+        modules_to_save=modules_to_save(model, method),
+        use_rslora=method.use_rslora,
+        use_dora=method.use_dora,
+        init_lora_weights=_STARTS[method.initialization],
     )
-    torch.manual_seed(seed)
-    return get_peft_model(model, config)
 
 
-def _check_targets(model: Any, targets: list[str]) -> None:
-    if targets == [ALL_LINEAR]:
-        return
-    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    unknown = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
-    if unknown:
-        # Layers differ by number only: show each kind once.
-        kinds = sorted({re.sub(r"^.*\.", "", name) for name in names})
-        raise RunError(
-            Reason.INVALID_CONFIGURATION,
-            f"method.targetModules: the model has no linear module named {', '.join(unknown)}",
-            f"It has {', '.join(kinds)}; {ALL_LINEAR} takes all but the output head.",
-        )
+def loraplus_optimizer(model: Any, method: Method, arguments: Any) -> Any:
+    """The optimizer of `arguments` with a faster B, or None where the Trainer makes its own.
+
+    https://arxiv.org/abs/2402.12354
+    """
+    if method.lora_plus_ratio is None:
+        return None
+    optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    return create_loraplus_optimizer(
+        model,
+        optimizer_class,
+        loraplus_lr_ratio=float(method.lora_plus_ratio),
+        loraplus_weight_decay=arguments.weight_decay,
+        **settings,
+    )

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import set_peft_model_state_dict
-from safetensors.torch import load_file
 from transformers import PrinterCallback
 
 from finetune_api.names import ActiveReason
 from finetune_api.outcome import Reason
+from finetune_api.v1alpha1 import MethodType
 from finetune_trainer.errors import RunError
-from finetune_trainer.methods.lora import add_adapter
+from finetune_trainer.methods.adalora import orthogonality_penalty
+from finetune_trainer.methods.adapter import add_adapter, keeper, load_checkpoint, save_adapter, save_start
+from finetune_trainer.methods.lora import loraplus_optimizer
 from finetune_trainer.methods.quantization import compute_dtype
+from finetune_trainer.methods.start import Start, start_of
 from finetune_trainer.publish import CheckpointStore
 from finetune_trainer.training.arguments import training_arguments
 from finetune_trainer.training.batches import Batches, batches
@@ -26,7 +28,7 @@ from finetune_trainer.training.model import load_base
 from finetune_trainer.training.paths import choose_paths
 from finetune_trainer.training.session import Session
 from finetune_trainer.training.trainer import SupervisedTrainer
-from finetune_trainer.verify import Probe, probe
+from finetune_trainer.verify import Probe, logits
 
 PROBE_ROWS = 2
 """The shortest rows are enough to tell two adapters apart, and their logits are small."""
@@ -40,6 +42,7 @@ class Fitted:
     loss_before: float | None
     """Mean NLL per trained token of the held-out rows under the base model; None without held-out rows."""
     loss_after: float | None
+    start: Start
     probe: Probe
 
 
@@ -56,35 +59,49 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     base = load_base(session.work.model, run.method, dtype, processes.device())
     session.stop.check()
     _check_vocabulary(base, inputs)
+    # Before the adapter comes: some methods take their start out of the base.
+    data = batches(session, inputs)
+    loss_before = _evaluate(session, data, base, "the base model")
+    batch = inputs.collator(inputs.train.rows.shortest(PROBE_ROWS))
+    base_logits = logits(base, batch, processes.device())
     model = add_adapter(base, run.method, run.training.seed)
     reporter.say(_describe(model))
+    start = start_of(model, run.method)
+    if processes.first:
+        save_start(model, run.method, session.work.start)
+    kept = keeper(model, run.method)
     paths = choose_paths(session, model, inputs.train.rows)
-    data = batches(session, inputs)
-    with model.disable_adapter():
-        loss_before = _evaluate(session, data, model, "the base model")
-    trainer = _trainer(session, data, model, checkpoints, dtype)
+    trainer = _trainer(session, data, model, checkpoints, dtype, kept)
     checkpoint = _newest_checkpoint(session, checkpoints)
     with session.stop.deferred():
-        step = _train(session, trainer, model, checkpoint)
+        step = _train(session, trainer, model, checkpoint, kept)
+    if kept:
+        kept.finish()
     loss_after = _evaluate(session, data, model, "the trained model")
     paths.turn_off()  # what is saved is compared with plain peft
+    trained = Probe(batch, logits(model, batch, processes.device()), base_logits)
     if processes.first:
         _save(session, inputs, model, adapter)
-    rows = inputs.train.rows.shortest(PROBE_ROWS)
-    return Fitted(step, loss_before, loss_after, probe(model, inputs.collator(rows), processes.device()))
+    return Fitted(step, loss_before, loss_after, start, trained)
 
 
-def _trainer(session: Session, data: Batches, model: Any, checkpoints: CheckpointStore, dtype: torch.dtype) -> Any:
+def _trainer(
+    session: Session, data: Batches, model: Any, checkpoints: CheckpointStore, dtype: torch.dtype, kept: Any
+) -> Any:
     run, processes = session.run, session.processes
+    arguments = training_arguments(run, session.work.checkpoints, dtype)
     trainer = SupervisedTrainer(
         processes=processes,
         evaluation_batch_size=run.evaluation.batch_size,
+        penalty=orthogonality_penalty if run.method.type is MethodType.ADALORA else None,
         model=model,
-        args=training_arguments(run, session.work.checkpoints, dtype),
+        args=arguments,
+        optimizers=(loraplus_optimizer(model, run.method, arguments), None),
         data_collator=data.collator,
         train_dataset=data.train,
         eval_dataset=data.evaluation,
         callbacks=[
+            *([kept] if kept else []),
             ReportCallback(session.reporter),
             StopCallback(session.stop, processes),
             CheckpointCallback(checkpoints, run.training.checkpoints.keep, session.reporter, processes),
@@ -117,7 +134,7 @@ def _newest_checkpoint(session: Session, checkpoints: CheckpointStore) -> Path |
     return next(iter(sorted(folder.glob("checkpoint-*"))), None)
 
 
-def _train(session: Session, trainer: Any, model: Any, checkpoint: Path | None) -> int:
+def _train(session: Session, trainer: Any, model: Any, checkpoint: Path | None, kept: Any) -> int:
     """Run the loop to its end and return the step reached."""
     if checkpoint is not None:
         state = json.loads((checkpoint / "trainer_state.json").read_bytes())
@@ -125,7 +142,7 @@ def _train(session: Session, trainer: Any, model: Any, checkpoint: Path | None) 
         if state["global_step"] >= state["max_steps"]:
             session.reporter.start_training(state["global_step"], state["max_steps"], state["log_history"])
             # Trained to the end, cut off before it was published. The Trainer would go one step too far here.
-            set_peft_model_state_dict(model, load_file(checkpoint / "adapter_model.safetensors"))
+            load_checkpoint(model, kept, checkpoint)
             return int(state["global_step"])
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return int(trainer.state.global_step)
@@ -157,7 +174,7 @@ def _save(session: Session, inputs: Inputs, model: Any, folder: Path) -> None:
     config.base_model_name_or_path = source.uri.removeprefix("hf://")
     config.revision = inputs.revision or source.revision
     shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(folder, save_embedding_layers=False)
+    save_adapter(model, session.run.method, folder, session.work.start)
     inputs.tokenizer.save_pretrained(folder)
 
 

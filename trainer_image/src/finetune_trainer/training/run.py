@@ -15,6 +15,7 @@ from finetune_trainer.training.card import facts, model_card
 from finetune_trainer.training.fit import Fitted, fit
 from finetune_trainer.training.inputs import Inputs, bring_inputs
 from finetune_trainer.training.model import load_base
+from finetune_trainer.training.preflight import check_configuration
 from finetune_trainer.training.session import Session
 from finetune_trainer.verify import check_reload, check_weights
 
@@ -27,6 +28,7 @@ def execute(session: Session) -> Outcome:
         Stopped: Somebody asked the run to stop.
     """
     run, reporter, processes = session.run, session.reporter, session.processes
+    check_configuration(session)
     store = open_store(run.output.uri, run.storage)  # PID 1 has checked that it can be written
     inputs = bring_inputs(session, store)
     checkpoints = CheckpointStore(store, run.uid, reporter.chatter)
@@ -55,7 +57,7 @@ def _verify(session: Session, fitted: Fitted) -> None:
     """Load what was saved into a fresh base model and compare it with what was trained."""
     run, work, device = session.run, session.work, session.processes.device()
     session.reporter.phase(ActiveReason.PUBLISHING, "checking the saved adapter on a fresh base model")
-    check_weights(work.adapter)
+    check_weights(work.adapter, fitted.start)
     base = load_base(work.model, run.method, compute_dtype(run.training.precision), device)
     session.reporter.say(check_reload(base, work.adapter, fitted.probe, device))
 

@@ -1,6 +1,7 @@
 """transformers' Trainer with our loss: token-exact, checked at every micro-batch, and the same for evaluation."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,8 +19,16 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers publishe
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *, processes: Processes, evaluation_batch_size: int, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        processes: Processes,
+        evaluation_batch_size: int,
+        penalty: Callable[[Any], torch.Tensor] | None = None,
+        **arguments: Any,
+    ) -> None:
         super().__init__(**arguments)
+        self._penalty = penalty
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the trained tokens of the whole optimizer step
         self._processes = processes
         self._evaluation_batch_size = evaluation_batch_size
@@ -43,6 +52,9 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers publishe
         if return_outputs or num_items_in_batch is None:
             raise ValueError("the loss needs the number of trained tokens in the step, and gives no outputs")
         loss = nll_sum(model, inputs, sparse_head=self._sparse_head) / num_items_in_batch * self._processes.world
+        if self._penalty:
+            # Once an optimizer step, and in every process alike.
+            loss = loss + self._penalty(self.model) / self.current_gradient_accumulation_steps
         if not torch.isfinite(loss):
             step = self.state.global_step + 1
             raise RunError(

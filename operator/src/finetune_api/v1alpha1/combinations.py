@@ -1,0 +1,49 @@
+"""Rules about a method or optimizer together with another part of the spec."""
+
+from finetune_api.base import Rule
+from finetune_api.v1alpha1.method import MethodType
+from finetune_api.v1alpha1.optimizer import OptimizerType
+from finetune_api.v1alpha1.training import Precision
+
+_PAGED = (OptimizerType.PAGED_ADAMW, OptimizerType.PAGED_ADAMW_8BIT)
+
+COMBINATION_RULES = (
+    Rule(
+        cel="self.method.type != 'PrefixTuning' || !self.training.gradientCheckpointing",
+        holds=lambda s: s.method.type is not MethodType.PREFIX_TUNING or not s.training.gradient_checkpointing,
+        message="training.gradientCheckpointing does not work with method.type PrefixTuning, whose prefix is a cache; "
+        "remove it or set method.type: PromptTuning",
+        field="training.gradientCheckpointing",
+    ),
+    Rule(
+        cel="self.training.precision != 'Float16' || self.resources.gpus > 0",
+        holds=lambda s: s.training.precision is not Precision.FLOAT16 or s.resources.gpus > 0,
+        message="training.precision Float16 needs a GPU; set Auto, Float32 or BFloat16 for resources.gpus: 0",
+        field="training.precision",
+    ),
+    Rule(
+        cel="!(self.training.optimizer.type in ['PagedAdamW', 'PagedAdamW8bit']) || self.resources.gpus > 0",
+        holds=lambda s: s.training.optimizer.type not in _PAGED or s.resources.gpus > 0,
+        message="training.optimizer.type PagedAdamW and PagedAdamW8bit need a GPU; set AdamW or AdamW8bit for "
+        "resources.gpus: 0",
+        field="training.optimizer.type",
+    ),
+    Rule(
+        cel="!(self.method.initialization in ['Orthogonal', 'OLoRA', 'PiSSA']) || "
+        "!(self.training.precision in ['BFloat16', 'Float16'])",
+        holds=lambda s: (
+            not s.method.initialization.needs_float32
+            or s.training.precision not in (Precision.BFLOAT16, Precision.FLOAT16)
+        ),
+        message="method.initialization Orthogonal, OLoRA and PiSSA start as the base only if sums are exact, which "
+        "16 bits are not; set training.precision: Float32 or initialization: Default",
+        field="training.precision",
+    ),
+    Rule(
+        cel="!has(self.method.loraPlusRatio) || self.training.optimizer.type != 'Adafactor'",
+        holds=lambda s: s.method.lora_plus_ratio is None or s.training.optimizer.type is not OptimizerType.ADAFACTOR,
+        message="method.loraPlusRatio does not go with training.optimizer.type Adafactor, which scales steps by "
+        "itself; remove one",
+        field="method.loraPlusRatio",
+    ),
+)

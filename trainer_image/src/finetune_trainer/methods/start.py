@@ -1,0 +1,41 @@
+"""What an adapter held before training: nothing that still holds it may be published as trained."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict
+
+from finetune_api.v1alpha1 import Method, MethodType
+
+_MAY_REST = {
+    MethodType.QLORA: (".lora_A",),
+    MethodType.LORA: (".lora_A",),
+    MethodType.ADALORA: (".lora_A", ".lora_B"),
+}
+"""Where a product starts at zero, the other factor gets no gradient in the first step."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The tensors of an adapter file before the first step."""
+
+    digests: Mapping[str, str]
+    """By the tensor's name; every name that the file must have, and no other."""
+    must_move: frozenset[str]
+    """Tensors that one step of training always changes."""
+
+
+def start_of(model: Any, method: Method) -> Start:
+    """Note the start of a fresh adapter, as peft would save it."""
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    rest = _MAY_REST.get(method.type, ())
+    moving = frozenset(name for name in tensors if not any(part in name for part in rest))
+    return Start({name: digest(tensor) for name, tensor in tensors.items()}, moving)
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """The sha256 of a tensor's bytes."""
+    return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()

@@ -1,0 +1,40 @@
+"""What can be refused before anything is downloaded, but needs torch and transformers to be known."""
+
+import torch
+
+from finetune_api.outcome import Reason
+from finetune_trainer.errors import RunError
+from finetune_trainer.methods.quantization import compute_dtype
+from finetune_trainer.training.arguments import training_arguments
+from finetune_trainer.training.session import Session
+
+
+def check_configuration(session: Session) -> None:
+    """Check the precision that this machine computes in, and training.extraArguments.
+
+    Raises:
+        RunError: InvalidConfiguration.
+    """
+    run = session.run
+    dtype = compute_dtype(run.training.precision)
+    if dtype is torch.float16 and not torch.cuda.is_available():
+        raise RunError(
+            Reason.INVALID_CONFIGURATION,
+            "training.precision: Float16 needs a GPU, and there is none",
+            "Set Auto, Float32 or BFloat16.",
+        )
+    if run.method.initialization.needs_float32 and dtype is not torch.float32:
+        raise RunError(
+            Reason.INVALID_CONFIGURATION,
+            f"method.initialization: {run.method.initialization} starts as the base only in float32, and this run "
+            f"computes in {_name(dtype)}",
+            "Set training.precision: Float32, or method.initialization: Default.",
+        )
+    training_arguments(run, session.work.checkpoints, dtype)
+    where = "on the GPU" if torch.cuda.is_available() else "on the CPU"
+    scaled = ", the loss scaled against underflow" if dtype is torch.float16 else ""
+    session.reporter.say(f"training computes in {_name(dtype)} {where}{scaled}")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
