@@ -113,7 +113,7 @@ def _structural(node: Schema, definitions: Schema) -> Schema:
     node = _inlined(_without_null(_inlined(node, definitions)), definitions)
     node.pop("title", None)
     if isinstance(node.get("default"), dict):
-        node["default"] = {name: value for name, value in node["default"].items() if value is not None}
+        node["default"] = _without_nulls(node["default"])
     if "const" in node:
         node["enum"] = [node.pop("const")]
     if node.get("x-kubernetes-int-or-string"):
@@ -146,6 +146,12 @@ def _without_null(node: Schema) -> Schema:
     if node.get("default", ...) is None:
         node.pop("default")
     return {**kept, **node}
+
+
+def _without_nulls(value: Schema) -> Schema:
+    """A default without the members that are left out, at any depth."""
+    kept = {name: member for name, member in value.items() if member is not None}
+    return {name: _without_nulls(member) if isinstance(member, dict) else member for name, member in kept.items()}
 
 
 def _attach_rules(model: type[Object], schema: Schema) -> None:

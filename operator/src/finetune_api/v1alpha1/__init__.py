@@ -14,7 +14,7 @@ from finetune_api.v1alpha1.data import Dataset, DataSource, Model
 from finetune_api.v1alpha1.job import IMMUTABLE_FIELDS, IMMUTABLE_MESSAGE, FineTuneJob, ObjectMeta, Spec
 from finetune_api.v1alpha1.method import Method, MethodType, Quantization
 from finetune_api.v1alpha1.place import Deadlines, Output, Resources, Storage, Toleration
-from finetune_api.v1alpha1.training import Checkpoints, Evaluation, Precision, Scheduler, Training
+from finetune_api.v1alpha1.training import Checkpoints, Divergence, Evaluation, Precision, Scheduler, Training
 
 __all__ = [
     "IMMUTABLE_FIELDS",
@@ -23,6 +23,7 @@ __all__ = [
     "DataSource",
     "Dataset",
     "Deadlines",
+    "Divergence",
     "Evaluation",
     "FineTuneJob",
     "Method",

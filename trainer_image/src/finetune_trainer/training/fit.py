@@ -16,9 +16,16 @@ from finetune_api.outcome import Reason
 from finetune_trainer.errors import RunError
 from finetune_trainer.methods.lora import add_adapter
 from finetune_trainer.methods.quantization import compute_dtype
-from finetune_trainer.publish import CheckpointStore
+from finetune_trainer.publish import CheckpointStore, Outbox
 from finetune_trainer.training.arguments import training_arguments
-from finetune_trainer.training.callbacks import CheckpointCallback, ReportCallback, StopCallback
+from finetune_trainer.training.callbacks import (
+    CheckpointCallback,
+    ReportCallback,
+    StopCallback,
+    TimedCheckpointCallback,
+)
+from finetune_trainer.training.divergence import Divergence
+from finetune_trainer.training.guard import DivergenceCallback, check_evaluation
 from finetune_trainer.training.inputs import Inputs
 from finetune_trainer.training.loss import mean_nll
 from finetune_trainer.training.model import load_base
@@ -46,7 +53,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
 
     Raises:
         RunError: NonFiniteLoss, or a reason of model or storage.
-        Stopped: After the checkpoint of the last step is in storage.
+        Stopped: After the checkpoint of the last step is in the outbox.
     """
     run, reporter, processes = session.run, session.reporter, session.processes
     reporter.say("loading the base model")
@@ -58,7 +65,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     reporter.say(_describe(model))
     with model.disable_adapter():
         loss_before = _evaluate(session, inputs, model, "the base model")
-    trainer = _trainer(session, inputs, model, checkpoints, dtype)
+    trainer = _trainer(session, inputs, model, dtype)
     checkpoint = _newest_checkpoint(session, checkpoints)
     with session.stop.deferred():
         step = _train(session, trainer, model, checkpoint)
@@ -69,11 +76,14 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     return Fitted(step, loss_before, loss_after, probe(model, inputs.collator(rows), processes.device()))
 
 
-def _trainer(session: Session, inputs: Inputs, model: Any, checkpoints: CheckpointStore, dtype: torch.dtype) -> Any:
+def _trainer(session: Session, inputs: Inputs, model: Any, dtype: torch.dtype) -> Any:
     run, processes = session.run, session.processes
     trainer = SupervisedTrainer(
         processes=processes,
         evaluation_batch_size=run.evaluation.batch_size,
+        stop=session.stop,
+        reporter=session.reporter,
+        rows=inputs.train.rows,
         model=model,
         args=training_arguments(run, session.work.checkpoints, dtype),
         data_collator=inputs.collator,
@@ -82,11 +92,23 @@ def _trainer(session: Session, inputs: Inputs, model: Any, checkpoints: Checkpoi
         callbacks=[
             ReportCallback(session.reporter),
             StopCallback(session.stop, processes),
-            CheckpointCallback(checkpoints, run.training.checkpoints.keep, session.reporter, processes),
+            *_checkpoint_callbacks(session),
         ],
     )
     trainer.remove_callback(PrinterCallback)  # the reporter says it in sentences
     return trainer
+
+
+def _checkpoint_callbacks(session: Session) -> list[Any]:
+    training = session.run.training
+    limits, seconds = training.divergence, training.checkpoints.every_seconds
+    divergence = Divergence(float(limits.factor), limits.steps, training.logging_steps)
+    outbox = Outbox(session.work.outbox)
+    return [
+        DivergenceCallback(divergence),
+        *([TimedCheckpointCallback(seconds, session.processes)] if seconds else []),
+        CheckpointCallback(outbox, session.reporter, session.processes, lambda: not divergence.suspected),
+    ]
 
 
 def _check_vocabulary(base: Any, inputs: Inputs) -> None:
@@ -140,7 +162,7 @@ def _evaluate(session: Session, inputs: Inputs, model: Any, whose: str) -> float
         session.processes,
         lambda done: reporter.chatter(f"evaluating {whose}: {done} rows done"),
     )
-    reporter.say(f"evaluation loss of {whose}: {loss:.4f}")
+    reporter.say(f"evaluation loss of {whose}: {check_evaluation(loss, whose):.4f}")
     return loss
 
 

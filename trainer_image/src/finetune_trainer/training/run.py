@@ -35,7 +35,6 @@ def execute(session: Session) -> Outcome:
     if processes.first:
         _verify(session, fitted)
         artifact = _publish(session, inputs, fitted, store)
-        checkpoints.clear()
     processes.barrier()
     return Outcome(
         reason=Reason.PUBLISHED,
