@@ -85,6 +85,12 @@ ACCEPTED = [
         "tolerations and a node selector",
         _job("resources: {tolerations: [{key: gpu, operator: Exists}], nodeSelector: {zone: a}}"),
     ),
+    Case("checkpoints by steps and by the clock", _job("training: {checkpoints: {everySteps: 5, everySeconds: 600}}")),
+    Case("a divergence that never ends a run", _job("training: {divergence: {factor: '0'}}")),
+    Case(
+        "divergence and hang with limits",
+        _job("training: {divergence: {factor: '1.5', steps: 20}, hangTimeoutSeconds: 60}"),
+    ),
     Case(
         "deadlines, retries and a ttl", _job("retries: 0\ndeadlines: {activeSeconds: 60}\nttlSecondsAfterFinished: 0")
     ),
@@ -294,6 +300,18 @@ REFUSED = [
     Case("packing by a word", _job("training: {packing: bfd}"), "spec.training.packing"),
     Case("a negative seed", _job("training: {seed: -1}"), "spec.training.seed"),
     Case("no checkpoint kept", _job("training: {checkpoints: {keep: 0}}"), "spec.training.checkpoints.keep"),
+    Case(
+        "a checkpoint every 0 s",
+        _job("training: {checkpoints: {everySeconds: 0}}"),
+        "spec.training.checkpoints.everySeconds",
+    ),
+    Case(
+        "a divergence of a loss that falls",
+        _job("training: {divergence: {factor: '0.5'}}"),
+        "spec.training.divergence.factor",
+    ),
+    Case("a divergence of one step", _job("training: {divergence: {steps: 1}}"), "spec.training.divergence.steps"),
+    Case("a hang of no time", _job("training: {hangTimeoutSeconds: 0}"), "spec.training.hangTimeoutSeconds"),
     Case("too many GPUs", _job("resources: {gpus: 1000}"), "spec.resources.gpus"),
     Case("a quantity that is none", _job("resources: {memory: lots}"), "spec.resources.memory"),
     Case("a GPU resource without a domain", _job("resources: {gpuResource: gpu}"), "spec.resources.gpuResource"),

@@ -1,5 +1,7 @@
 """What the trainer's tests share: a tiny model, and a private S3 server (real, on loopback, without root)."""
 
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -9,6 +11,7 @@ import pytest
 from finetune_api.v1alpha1 import Storage
 from localcluster.s3 import S3Server, start_server
 from tests.tiny import save_tiny_model
+from tests.trainer.pid1 import Start, Supervised
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +41,20 @@ def s3_storage(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Storage:
 def s3_uri() -> str:
     """A prefix that no other test uses."""
     return f"s3://adapters/{uuid4().hex}"
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a trainer; one that hangs is ended after the test, with its worker."""
+    started: list[Supervised] = []
+
+    def begin(worker: str, *options: str, **changes: object) -> Supervised:
+        started.append(Supervised(tmp_path, worker, *options, **changes))
+        return started[-1]
+
+    yield begin
+    for trainer in started:
+        while trainer.process.poll() is None:
+            trainer.process.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+        trainer.process.communicate()

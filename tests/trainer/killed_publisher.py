@@ -1,7 +1,8 @@
 """Publishes in forked processes that kill themselves: a helper of the test_publish_ tests, run as a program.
 
 Reads lines `ACTION POINT URI FOLDER`, forks for each, and answers with the child's exit code. A child gets SIGKILL
-before its operation number POINT on the store, or after POINT microseconds where ACTION is `timed`.
+before its operation number POINT on the store, or after POINT microseconds where ACTION is `timed`, or before its
+change number POINT of the file system where ACTION is `put` or `take`.
 """
 
 import functools
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 
 from finetune_api.v1alpha1 import Storage
-from finetune_trainer.publish import CheckpointStore, publish
+from finetune_trainer.publish import CheckpointStore, Outbox, publish
 from finetune_trainer.storage import Store, open_store
 
 
@@ -32,6 +33,31 @@ class Mortal:
         return getattr(self._store, name)
 
 
+CHANGES = ("os.link", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
+
+
+def _die_at_change(point: int) -> None:
+    """Kill this process before it changes the file system for the (point + 1)th time."""
+    left = [point]
+
+    def hear(event: str, _: object) -> None:
+        if event in CHANGES:
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hear)
+
+
+def _exchange(action: str, point: int, outbox: Outbox, folder: Path) -> None:
+    _die_at_change(point)
+    if action == "put":
+        outbox.put(folder, 3)
+    else:
+        while parcel := outbox.take():
+            outbox.done(parcel)
+
+
 @functools.cache
 def _store(uri: str) -> Store:
     """Make the slow part, boto3's client, once; it connects in the child."""
@@ -41,6 +67,9 @@ def _store(uri: str) -> Store:
 
 
 def _act(action: str, point: int, store: Store, folder: Path) -> None:
+    if action in ("put", "take"):
+        _exchange(action, point, Outbox(Path(store.uri.removeprefix("file://"))), folder)
+        return
     if action == "timed":
         store.list()  # connect first, so that the time counts from the first upload
         threading.Thread(target=lambda: (time.sleep(point / 1e6), os.kill(os.getpid(), signal.SIGKILL))).start()

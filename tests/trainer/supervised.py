@@ -8,7 +8,7 @@ WORKER is Python code; it sees `say` (writes one line to stdout at once), `work`
 
 import sys
 
-from finetune_trainer.__main__ import main
+from finetune_trainer.__main__ import leave, main
 
 PRELUDE = """
 import json, os, signal, subprocess, sys, time
@@ -21,4 +21,4 @@ def say(*words):
 """
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[2:], command=[sys.executable, "-c", PRELUDE + sys.argv[1]]))
+    leave(main(sys.argv[2:], command=[sys.executable, "-c", PRELUDE + sys.argv[1]]))

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.v1alpha1 import Storage
+from finetune_trainer.errors import RunError
 from finetune_trainer.publish import CheckpointStore
 from finetune_trainer.storage import Store, open_store
 
@@ -34,7 +35,8 @@ class Bench:
             source = self.folder / f"source-{step}"
             source.mkdir(exist_ok=True)
             (source / "adapter.safetensors").write_text(str(step))
-            (source / "optimizer.pt").write_text("state")
+            for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"):
+                (source / name).write_text("state")
             self.checkpoints.save(source, step)
 
     def restored(self) -> int | None:
@@ -140,6 +142,32 @@ def test_prune_without_any_whole_one(local: Bench) -> None:
     local.store.delete(f"{BASE}/step-00000001/optimizer.pt")
     local.fresh().prune(1)
     assert local.steps() == {1}
+
+
+@pytest.mark.parametrize("lost", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
+def test_one_that_would_start_anew_is_refused(local: Bench, lost: str) -> None:
+    """Without optimizer, schedule or random state no manifest makes a checkpoint whole, and none is ever saved."""
+    local.save(1, 2)
+    base = f"{BASE}/step-00000002"
+    manifest = json.loads(local.store.read(f"{base}/manifest.json"))
+    del manifest["files"][lost]
+    local.store.write(f"{base}/manifest.json", json.dumps(manifest).encode())
+    local.store.delete(f"{base}/{lost}")
+    local.fresh().prune(1)
+    assert local.restored() == 1
+    assert any(lost.partition(".")[0] in sentence for sentence in local.said)
+    (local.folder / f"source-1/{lost}").unlink()
+    with pytest.raises(RunError, match=lost.partition(".")[0]):
+        local.checkpoints.save(local.folder / "source-1", 3)
+
+
+def test_the_last_good_one_is_never_pruned(local: Bench) -> None:
+    """However many checkpoints of a run that diverges come after it."""
+    local.save(1, 2)
+    for step in (3, 4, 5):
+        local.checkpoints.save(local.folder / "source-2", step, good=False)
+        local.fresh().prune(2)
+    assert local.steps() == {2, 4, 5}
 
 
 STEPS = st.dictionaries(st.integers(1, 5), st.sampled_from(["whole", "changed", "no manifest"]), max_size=5)

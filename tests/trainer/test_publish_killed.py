@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from finetune_api.v1alpha1 import Storage
-from finetune_trainer.publish import CheckpointStore, publish
+from finetune_trainer.publish import CheckpointStore, Outbox, publish
 from finetune_trainer.storage import ObjectMissingError, Store, open_store
+from tests.trainer.checkpoint import check_checkpoint, make_checkpoint
 
 KILLED = -9
 
@@ -110,23 +111,23 @@ def test_killed_at_any_moment(publisher: Publisher, folder: Path, s3_uri: str, s
         _is_whole(store)
 
 
-def test_killed_while_saving_and_pruning(publisher: Publisher, folder: Path, tmp_path: Path) -> None:
+def test_killed_while_saving_and_pruning(publisher: Publisher, tmp_path: Path) -> None:
     """Killed before every operation of saving a checkpoint and pruning: the newest whole one is restored right."""
     restored = []
-    for point in range(100):
+    old, new = (make_checkpoint(tmp_path / f"checkpoint-{step}", step) for step in (2, 3))
+    for point in range(200):
         store = open_store(f"file://{tmp_path}/{point}", Storage())
         checkpoints = CheckpointStore(store, "uid", lambda _: None)
-        checkpoints.save(folder, 1)
-        checkpoints.save(folder, 2)
-        code = publisher.act("checkpoint", point, store.uri, folder)
+        checkpoints.save(old, 1)
+        checkpoints.save(old, 2)
+        code = publisher.act("checkpoint", point, store.uri, new)
         newest = CheckpointStore(store, "uid", lambda _: None).restore_newest(tmp_path / f"restored-{point}")
         assert newest is not None
-        for name in ("adapter_model.safetensors", "sub/deep.json"):
-            assert (newest / name).read_bytes() == (folder / name).read_bytes()
+        assert newest.name == f"checkpoint-{check_checkpoint(newest)}"
         restored.append(newest.name)
         for folder_of_step in (tmp_path / f"{point}/.finetune/uid/checkpoints").glob("*"):
             if (folder_of_step / "manifest.json").exists():
-                assert {file.name for file in folder_of_step.iterdir()} > {"sub", "adapter_model.safetensors"}
+                check_checkpoint(folder_of_step)
         if code == 0:
             break
         assert code == KILLED
@@ -134,3 +135,27 @@ def test_killed_while_saving_and_pruning(publisher: Publisher, folder: Path, tmp
     assert set(restored[:written]) == {"checkpoint-2"}
     assert set(restored[written:]) == {"checkpoint-3"}
     assert len(restored) > written + 8  # pruning took its time, too
+
+
+@pytest.mark.parametrize("action", ["put", "take"])
+def test_killed_between_worker_and_pid_1(publisher: Publisher, tmp_path: Path, action: str) -> None:
+    """Killed before every change that handing over a checkpoint makes: what is taken next is whole, old or new."""
+    taken = []
+    old, new = (make_checkpoint(tmp_path / f"checkpoint-{step}", step) for step in (2, 3))
+    for point in range(100):
+        outbox = Outbox(tmp_path / str(point))
+        outbox.put(old, 2)
+        code = publisher.act(action, point, f"file://{tmp_path}/{point}", new)
+        parcel = outbox.take()
+        taken.append(parcel.step if parcel else None)
+        if parcel:
+            assert check_checkpoint(parcel.folder) == parcel.step
+            outbox.done(parcel)
+        assert outbox.take() is None
+        if code == 0:
+            break
+        assert code == KILLED
+    expected = {"put": [2, 3], "take": [2, None]}[action]
+    before = taken.index(expected[1])
+    assert taken == [2] * before + [expected[1]] * (len(taken) - before)
+    assert len(taken) > 6

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from finetune_api.outcome import Reason
-from finetune_trainer.training import fit as fitting
 from finetune_trainer.training.run import execute as execute_session
 from finetune_trainer.training.stop import Stopped, StopSwitch
-from tests.trainer.tinyrun import execute, run_file, session
+from tests.trainer.callbacks import add_to_trainers
+from tests.trainer.tinyrun import execute, run_file, session, uploading
 
 PACKED = {"packing": True, "maxLength": 128}
 """Two steps an epoch."""
@@ -55,17 +55,6 @@ class _Count(TrainerCallback):
         self.steps += 1
 
 
-def _add_to_trainers(monkeypatch: pytest.MonkeyPatch, callback: TrainerCallback) -> None:
-    real = fitting._trainer
-
-    def with_callback(*arguments: object) -> object:
-        trainer = real(*arguments)  # type: ignore[arg-type]
-        trainer.add_callback(callback)
-        return trainer
-
-    monkeypatch.setattr(fitting, "_trainer", with_callback)
-
-
 @pytest.mark.parametrize(("stop_at", "training"), [(3, {}), (5, {}), (7, {}), (3, PACKED)])
 def test_stopped_and_resumed_equals_uninterrupted(
     stop_at: int,
@@ -78,11 +67,11 @@ def test_stopped_and_resumed_equals_uninterrupted(
     """Within an epoch, at its border and at the very end: same weights, bit for bit, on a fresh disk. Packed, too."""
     run = run_file(tmp_path, model, maxSteps=7, **training)
     first = session(run, tmp_path / "first")
-    _add_to_trainers(monkeypatch, _SignalAt(stop_at))
+    add_to_trainers(monkeypatch, _SignalAt(stop_at))
     old = signal.getsignal(signal.SIGTERM)
     try:
         first.stop.install()
-        with pytest.raises(Stopped):
+        with uploading(run, tmp_path / "first"), pytest.raises(Stopped):
             execute_session(first)
     finally:
         signal.signal(signal.SIGTERM, old)
@@ -92,7 +81,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert not (tmp_path / "out/manifest.json").exists()
 
     count = _Count()
-    _add_to_trainers(monkeypatch, count)
+    add_to_trainers(monkeypatch, count)
     outcome = execute(run, tmp_path / "second")
     assert count.steps == 7 - stop_at
     assert (outcome.reason, outcome.step) == (Reason.PUBLISHED, 7)

@@ -1,21 +1,15 @@
 """PID 1 over real processes: signals reach the worker, orphans are reaped, and every end has its reason and code."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from finetune_api.outcome import MAX_MESSAGE_BYTES, Outcome, Reason
+from finetune_api.outcome import Outcome, Reason
 from finetune_trainer.workdir import WorkDir
+from tests.trainer.pid1 import READY, TIMEOUT, Start
 
-TIMEOUT = 60
-READY = 'say("ready"); time.sleep(100)\n'
 PATIENT = """
 def stop(*_):
     finish("Preempted", "saved", 7)
@@ -23,74 +17,6 @@ def stop(*_):
 signal.signal(signal.SIGTERM, stop)
 """
 STUBBORN = "signal.signal(signal.SIGTERM, lambda *_: say('asked'))\n"
-
-
-def _run_file(folder: Path, **changes: object) -> Path:
-    document = {
-        "name": "bot",
-        "namespace": "local",
-        "uid": "uid-1",
-        "method": {},
-        "training": {},
-        "evaluation": {},
-        "model": {"uri": f"file://{folder}/model"},
-        "storage": {},
-        "output": {"uri": f"file://{folder}/out"},
-        "dataset": {"train": {"uri": f"file://{folder}/rows.jsonl"}},
-    }
-    (folder / "run.json").write_text(json.dumps(document | changes))
-    return folder / "run.json"
-
-
-class Supervised:
-    """A trainer under test."""
-
-    def __init__(self, folder: Path, worker: str, *options: str, **changes: object) -> None:
-        self.work = WorkDir(folder / "work")
-        self._log = folder / "termination-log"
-        program = [sys.executable, str(Path(__file__).with_name("supervised.py")), worker]
-        arguments = ["--run-file", str(_run_file(folder, **changes)), "--work-dir", str(self.work.root)]
-        self.process = subprocess.Popen(
-            [*program, *arguments, "--termination-log", str(self._log), "--port", "0", *options],
-            env={**os.environ, "TEST_WORK": str(self.work.root)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def wait_for(self, word: str) -> str:
-        """Read the output up to a line that starts with this word, and return the line."""
-        assert self.process.stdout
-        return next(line for line in self.process.stdout if line.split()[:1] == [word])
-
-    def ended(self) -> tuple[int, Outcome, str]:
-        """The exit code, the termination message, and the rest of the output."""
-        assert self.process.stdout
-        output = self.process.stdout.read()
-        self.process.wait(timeout=TIMEOUT)
-        text = self._log.read_text()
-        assert len(text.encode()) <= MAX_MESSAGE_BYTES
-        return self.process.returncode, Outcome.from_termination_message(text), output
-
-
-Start = Callable[..., Supervised]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a trainer; one that hangs is ended after the test, with its worker."""
-    started: list[Supervised] = []
-
-    def begin(worker: str, *options: str, **changes: object) -> Supervised:
-        started.append(Supervised(tmp_path, worker, *options, **changes))
-        return started[-1]
-
-    yield begin
-    for trainer in started:
-        while trainer.process.poll() is None:
-            trainer.process.send_signal(signal.SIGINT)
-            time.sleep(0.1)
-        trainer.process.communicate()
 
 
 def _alive(pid: int) -> bool:
@@ -159,7 +85,8 @@ def test_stop_reaches_the_worker(start: Start, number: signal.Signals) -> None:
     trainer.wait_for("ready")
     trainer.process.send_signal(number)
     code, outcome, output = trainer.ended()
-    assert (code, outcome.reason, outcome.step) == (75, Reason.PREEMPTED, 7)
+    assert (code, outcome.reason) == (75, Reason.PREEMPTED)
+    assert outcome.message == "saved; no checkpoint is in storage: the next attempt starts anew"
     assert number.name in output
 
 

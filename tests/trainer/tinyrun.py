@@ -1,11 +1,17 @@
 """Runs of the tiny model in this process: importing torch once per test would take longer than all the training."""
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from finetune_api.outcome import Outcome
 from finetune_api.run import RunFile
+from finetune_trainer.publish import CheckpointStore, Outbox
+from finetune_trainer.storage import Store, open_store
+from finetune_trainer.supervisor.uploads import Uploads
 from finetune_trainer.training.processes import Processes
 from finetune_trainer.training.reporter import Reporter
 from finetune_trainer.training.session import Session
@@ -44,8 +50,24 @@ def session(run: RunFile, work: Path) -> Session:
     return Session(run, directory, StopSwitch(), Processes(), Reporter(run.name, directory, talks=True))
 
 
+@contextmanager
+def uploading(run: RunFile, work: Path, store: Store | None = None) -> Iterator[Uploads]:
+    """PID 1's part in a run, in this process: the newest checkpoint is in storage at the end."""
+    store = store or open_store(run.output.uri, run.storage)
+    checkpoints = CheckpointStore(store, run.uid, lambda _: None)
+    uploads = Uploads(Outbox(WorkDir(work).outbox), checkpoints, run.training.checkpoints.keep)
+    uploads.start()
+    try:
+        yield uploads
+    finally:
+        uploads.finish(time.sleep, None, 0)
+
+
 def execute(run: RunFile, work: Path) -> Outcome:
     """Take the run to its end."""
     from finetune_trainer.training.run import execute as execute_session
 
-    return execute_session(session(run, work))
+    with uploading(run, work) as uploads:
+        outcome = execute_session(session(run, work))
+        uploads.discard()
+        return outcome

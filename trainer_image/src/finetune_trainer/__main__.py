@@ -11,17 +11,22 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from finetune_api import names
 from finetune_api.outcome import ExitCode, Outcome, Reason
 from finetune_api.run import RunFile
 from finetune_trainer.errors import RunError
+from finetune_trainer.publish import CheckpointStore, Outbox, check_writable
+from finetune_trainer.storage import open_store
 from finetune_trainer.supervisor import environment, launch, runfile
+from finetune_trainer.supervisor.hang import Watch
 from finetune_trainer.supervisor.mailbox import Mailbox
 from finetune_trainer.supervisor.memory import Memory
 from finetune_trainer.supervisor.story import Story
 from finetune_trainer.supervisor.supervise import supervise
-from finetune_trainer.supervisor.verdict import verdict
+from finetune_trainer.supervisor.uploads import Uploads
+from finetune_trainer.supervisor.verdict import settled, verdict
 from finetune_trainer.workdir import WorkDir
 
 _log = logging.getLogger("finetune_trainer")
@@ -55,7 +60,7 @@ def _run(options: argparse.Namespace, mailbox: Mailbox, command: list[str] | Non
     _log.info(
         "Attempt %d of %s/%s: checking that %s can be written.", run.attempt, run.namespace, run.name, run.output.uri
     )
-    _check_output(run)
+    uploads = _open_output(run, work)
     worker_environment = environment.of_worker(run, work.root, os.environ)
     for stale in (work.outcome_file, work.progress_file):
         stale.unlink(missing_ok=True)
@@ -63,17 +68,29 @@ def _run(options: argparse.Namespace, mailbox: Mailbox, command: list[str] | Non
     memory = Memory.of_this_process()
     kills_before = memory.kills()
     command = command or launch.command(run.processes, options.run_file.resolve(), work.root)
-    story = Story(work, _log.info)
-    ending = supervise(command, worker_environment, mailbox, options.stop_grace_seconds, story.tick)
-    return verdict(ending, work, memory.kills() - kills_before, memory.limit())
+    story, watch = Story(work, _log.info), Watch(work, run.training.hang_timeout_seconds)
+
+    def on_tick() -> str:
+        story.tick()
+        return watch.look()
+
+    grace = options.stop_grace_seconds
+    ending = supervise(command, worker_environment, mailbox, grace, on_tick)
+    outcome = verdict(ending, work, memory.kills() - kills_before, memory.limit())
+    if outcome.reason is Reason.PUBLISHED:
+        uploads.discard()
+        return outcome
+    return settled(outcome, uploads.finish(mailbox.get, ending.deadline, grace))
 
 
-def _check_output(run: RunFile) -> None:
-    """Find a wrong key or a missing bucket now, not after hours of training."""
-    from finetune_trainer.publish.preflight import check_writable  # noqa: PLC0415 - boto3 is heavy
-    from finetune_trainer.storage import open_store  # noqa: PLC0415
-
-    check_writable(open_store(run.output.uri, run.storage), run.uid)
+def _open_output(run: RunFile, work: WorkDir) -> Uploads:
+    """Find a wrong key or a missing bucket now, not after hours of training; then wait for checkpoints."""
+    store = open_store(run.output.uri, run.storage)
+    check_writable(store, run.uid)
+    checkpoints = CheckpointStore(store, run.uid, _log.info)
+    uploads = Uploads(Outbox(work.outbox), checkpoints, run.training.checkpoints.keep)
+    uploads.start()
+    return uploads
 
 
 def _serve(port: int, work: WorkDir) -> None:
@@ -92,6 +109,13 @@ def _say_end(outcome: Outcome, termination_log: Path) -> None:
             _log.warning("The termination message cannot be written to %s: %s.", termination_log, error.strerror)
     hint = f" {outcome.hint}" if outcome.hint else ""
     _log.info("%s: %s.%s", outcome.reason.value, outcome.message.rstrip("."), hint)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process now: a thread that waits for storage shall not hold up the end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -127,4 +151,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

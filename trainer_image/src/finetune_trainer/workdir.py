@@ -54,6 +54,11 @@ class WorkDir:
         return self.root / "start"
 
     @property
+    def outbox(self) -> Path:
+        """Whole checkpoints on their way to storage."""
+        return self.root / "outbox"
+
+    @property
     def progress_file(self) -> Path:
         """Where the worker says how far it is."""
         return self.root / "progress.json"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from finetune_api.names import Stage
 from finetune_api.outcome import Outcome, Reason
 from finetune_api.run import RunFile
-from finetune_trainer.supervisor.processes import die_with_parent
+from finetune_trainer.supervisor.processes import die_with_parent, write_stacks_on_request
 from finetune_trainer.training.stop import Stopped, StopSwitch
 from finetune_trainer.workdir import WorkDir
 
@@ -92,15 +92,16 @@ def _run(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
 
 
 def _stopped(session: "Session | None") -> Outcome:
+    """How far it came; PID 1 adds what of it is in storage."""
     if session is None or not session.reporter.saved_step:
-        message = "stopped before the first checkpoint; the next attempt starts from the beginning"
-        return Outcome(reason=Reason.PREEMPTED, message=message)
+        return Outcome(reason=Reason.PREEMPTED, message="stopped before the first checkpoint")
     reporter = session.reporter
-    message = f"stopped at step {reporter.progress.step}; checkpoint of step {reporter.saved_step} saved"
-    session.processes.barrier()  # torchrun ends all others when the first one leaves, and rank 0 may still upload
+    session.processes.barrier()  # torchrun ends all others when the first one leaves, and rank 0 may still save
+    message = f"stopped at step {reporter.progress.step}"
     return Outcome(reason=Reason.PREEMPTED, message=message, step=reporter.saved_step)
 
 
 if __name__ == "__main__":
     die_with_parent()  # nothing trains on when PID 1 is gone
+    write_stacks_on_request()
     sys.exit(main())

@@ -25,7 +25,6 @@ from finetune_api.v1alpha1.data import (
     TrainOn,
 )
 from finetune_api.v1alpha1.job import IMMUTABLE_FIELDS, IMMUTABLE_MESSAGE, FineTuneJob, ObjectMeta, Spec
-from finetune_api.v1alpha1.place import Deadlines, Output, PrepareResources, Resources, Storage, Toleration
 from finetune_api.v1alpha1.method import (
     Initialization,
     Method,
@@ -35,7 +34,8 @@ from finetune_api.v1alpha1.method import (
     StorageType,
 )
 from finetune_api.v1alpha1.optimizer import Optimizer, OptimizerType, Scheduler, SchedulerOptions
-from finetune_api.v1alpha1.training import Checkpoints, Evaluation, Precision, Training
+from finetune_api.v1alpha1.place import Deadlines, Output, PrepareResources, Resources, Storage, Toleration
+from finetune_api.v1alpha1.training import Checkpoints, Divergence, Evaluation, Precision, Training
 
 __all__ = [
     "IMMUTABLE_FIELDS",
@@ -46,6 +46,7 @@ __all__ = [
     "DataSource",
     "Dataset",
     "Deadlines",
+    "Divergence",
     "Evaluation",
     "FineTuneJob",
     "InvalidRowPolicy",

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import Count, Decimal, Object, Rule
+from finetune_api.base import Count, Decimal, Object, Rule, Seconds
 from finetune_api.v1alpha1.optimizer import SCHEDULE_RULES, ExtraArguments, Optimizer, Scheduler, SchedulerOptions
 
 
@@ -23,8 +23,27 @@ class Checkpoints(Object):
 
     every_steps: Count = 50
     """Optimizer steps between two checkpoints."""
+    every_seconds: Seconds | None = None
+    """Also save when the last checkpoint is this old; unset: by steps only."""
     keep: Annotated[int, Field(ge=1, le=100)] = 2
     """How many checkpoints stay in storage."""
+
+
+class Divergence(Object):
+    """When a run is given up because its loss goes up: the mean of the last steps against the lowest it has been."""
+
+    rules = (
+        Rule(
+            cel="double(self.factor) == 0.0 || double(self.factor) > 1.0",
+            holds=lambda d: float(d.factor) == 0 or float(d.factor) > 1,
+            message="training.divergence.factor must be above 1, or 0 to never give up",
+            field="factor",
+        ),
+    )
+    factor: Decimal = "3"
+    """Give up above this many times the lowest mean; 0 never gives up."""
+    steps: Annotated[int, Field(ge=10, le=10_000)] = 100
+    """Optimizer steps that the mean is taken over; a single loss counts up to a cap."""
 
 
 class Training(Object):
@@ -93,6 +112,11 @@ class Training(Object):
     """Seed of the adapter's start, of the order of rows and of dropout."""
     logging_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Optimizer steps between two log lines."""
+    divergence: Divergence = Divergence()
+    """When to give up because the loss goes up."""
+    hang_timeout_seconds: Seconds | None = None
+    """A run in which nothing moves for so long while it trains is ended and tried again; unset: 20 times as long as a
+    step takes, at least 120 s."""
     checkpoints: Checkpoints = Checkpoints()
     """When to save, and how much to keep."""
 

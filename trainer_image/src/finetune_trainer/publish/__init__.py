@@ -2,11 +2,13 @@
 
 publish               the adapter: every file, read back, manifest.json last
 CheckpointStore       checkpoints of one job below `.finetune/<uid>/checkpoints/`, by the same law
+Outbox                hands checkpoints from the worker to PID 1, which uploads them
 check_writable        a probe for the first second of a run
 """
 
-from finetune_trainer.publish.checkpoints import CheckpointStore
+from finetune_trainer.publish.checkpoints import CheckpointStore, check_resumable
 from finetune_trainer.publish.manifest import publish
+from finetune_trainer.publish.outbox import Outbox, Parcel
 from finetune_trainer.publish.preflight import check_writable
 
-__all__ = ["CheckpointStore", "check_writable", "publish"]
+__all__ = ["CheckpointStore", "Outbox", "Parcel", "check_resumable", "check_writable", "publish"]

@@ -4,15 +4,32 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
+from finetune_api.outcome import Reason
+from finetune_trainer.errors import RunError
 from finetune_trainer.publish.manifest import MANIFEST, upload_folder
 from finetune_trainer.storage import ObjectMissingError, Store
+
+NEEDED = ("*.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "trainer_state.json")
+"""Without any of these a run would not go on but start anew in silence: the Trainer only mentions what it misses."""
 
 
 class _BrokenError(Exception):
     """A checkpoint that is not whole; the text says what is wrong."""
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """What makes a checkpoint count."""
+
+    digests: dict[str, str]
+    """sha256 by path, relative to the step's folder."""
+    good: bool
+    """False where the loss was going up already."""
 
 
 class CheckpointStore:
@@ -22,14 +39,30 @@ class CheckpointStore:
         self._store = store
         self._prefix = f".finetune/{uid}/checkpoints/"
         self._say = say
-        self._whole: set[int] = set()  # read back by this object, and not changed by it since
+        self._whole: dict[int, _Manifest] = {}  # read back by this object, and not changed by it since
 
-    def save(self, folder: Path, step: int) -> None:
-        """Upload a checkpoint; it counts once its manifest is there, which is written last."""
-        self._whole.discard(step)
-        upload_folder(folder, self._store, self._base(step), {"step": step}, lambda _: None)
-        self._whole.add(step)
+    @property
+    def uri(self) -> str:
+        """Where they are, for people."""
+        return f"{self._store.uri}/{self._prefix}".rstrip("/")
+
+    def save(self, folder: Path, step: int, *, good: bool = True) -> None:
+        """Upload a checkpoint; it counts once its manifest is there, which is written last.
+
+        One that is not good is no reason to prune the newest good one.
+
+        Raises:
+            RunError: InternalError for a folder from which no run could go on, or what the storage says.
+        """
+        check_resumable(folder, step)
+        self._whole.pop(step, None)
+        upload_folder(folder, self._store, self._base(step), {"step": step, "good": good}, lambda _: None)
+        self._whole[step] = self._manifest(step)
         self._say(f"Saved the checkpoint of step {step} in {self._store.uri}.")
+
+    def newest(self) -> int:
+        """The step of the newest checkpoint that has a manifest, 0 for none; its files are not looked at."""
+        return next(iter(self._complete_steps()), 0)
 
     def restore_newest(self, target: Path) -> Path | None:
         """Download the newest checkpoint that is whole into `target/checkpoint-<step>`; None when there is none.
@@ -46,7 +79,6 @@ class CheckpointStore:
                 self._say(f"Passed over the checkpoint of step {step}: {error}.")
                 shutil.rmtree(staging)
                 continue
-            self._whole.add(step)
             final = target / f"checkpoint-{step}"
             shutil.rmtree(final, ignore_errors=True)
             staging.rename(final)
@@ -56,9 +88,11 @@ class CheckpointStore:
     def prune(self, keep: int) -> None:
         """Delete all but the `keep` newest whole checkpoints, and what older saves left unfinished.
 
-        What is not whole is never counted, so the newest whole one always stays.
+        What is not whole is never counted, so the newest whole one always stays; so does the newest good one.
         """
-        kept = [step for step in self._complete_steps() if self._is_whole(step)][: max(1, keep)]
+        whole = {step: found for step in self._complete_steps() if (found := self._whole_manifest(step))}
+        kept = list(whole)[: max(1, keep)]
+        kept += [step for step, manifest in whole.items() if manifest.good][:1]
         if kept:
             self._delete([step for step in self._steps() if step < kept[0] and step not in kept])
 
@@ -86,25 +120,26 @@ class CheckpointStore:
         """Delete manifests first, so that a half deleted checkpoint does not count."""
         objects = self._steps()
         for step in sorted(steps):
-            self._whole.discard(step)
+            self._whole.pop(step, None)
             manifest = self._base(step) + MANIFEST
             for path in sorted(objects.get(step, []), key=lambda path: path != manifest):
                 self._store.delete(path)
 
-    def _is_whole(self, step: int) -> bool:
-        if step in self._whole:
-            return True
-        try:
-            for path, digest in self._manifest(step).items():
-                if self._store.sha256(self._base(step) + path) != digest:
-                    return False
-        except (_BrokenError, ObjectMissingError):
-            return False
-        self._whole.add(step)
-        return True
+    def _whole_manifest(self, step: int) -> _Manifest | None:
+        """The manifest, once every file was read back and is what it says; None for a checkpoint that is not whole."""
+        if step not in self._whole:
+            try:
+                manifest = self._manifest(step)
+                for path, digest in manifest.digests.items():
+                    if self._store.sha256(self._base(step) + path) != digest:
+                        return None
+            except (_BrokenError, ObjectMissingError):
+                return None
+            self._whole[step] = manifest
+        return self._whole[step]
 
     def _download(self, step: int, folder: Path) -> None:
-        for path, digest in self._manifest(step).items():
+        for path, digest in self._manifest(step).digests.items():
             try:
                 self._store.download(self._base(step) + path, folder / path)
             except ObjectMissingError as error:
@@ -114,11 +149,11 @@ class CheckpointStore:
             if found != digest:
                 raise _BrokenError(f"{path} has sha256 {found} instead of {digest}")
 
-    def _manifest(self, step: int) -> dict[str, str]:
-        """Digests by path, relative to the step's folder."""
+    def _manifest(self, step: int) -> _Manifest:
         try:
-            files = json.loads(self._store.read(self._base(step) + MANIFEST))["files"]
-            digests = {str(path): str(facts["sha256"]) for path, facts in files.items()}
+            content = json.loads(self._store.read(self._base(step) + MANIFEST))
+            digests = {str(path): str(facts["sha256"]) for path, facts in content["files"].items()}
+            good = content.get("good", True) is True
         except ObjectMissingError as error:
             raise _BrokenError(f"{MANIFEST} is missing") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -126,6 +161,23 @@ class CheckpointStore:
         for path in digests:
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
                 raise _BrokenError(f"{MANIFEST} names '{path}', which is outside")
-        if not digests:
-            raise _BrokenError(f"{MANIFEST} names no file")
-        return digests
+        if lacking := _lacking(digests):
+            raise _BrokenError(f"{MANIFEST} names no {lacking[0]}, without which the run would start anew")
+        return _Manifest(digests, good)
+
+
+def check_resumable(folder: Path, step: int) -> None:
+    """Refuse a checkpoint from which a run would start anew in silence.
+
+    Raises:
+        RunError: InternalError, naming what it lacks.
+    """
+    if lacking := _lacking(file.name for file in folder.rglob("*")):
+        message = f"the checkpoint of step {step} has no {lacking[0]}, so no run could go on from it"
+        raise RunError(Reason.INTERNAL_ERROR, message, "This is a bug of the trainer.")
+
+
+def _lacking(paths: Iterable[str]) -> list[str]:
+    """The patterns of NEEDED that no file meets."""
+    names = [PurePosixPath(path).name for path in paths]
+    return [pattern for pattern in NEEDED if not any(fnmatch(name, pattern) for name in names)]

@@ -43,7 +43,7 @@ class LocalStore:
 
     def upload(self, source: Path, path: str) -> None:
         """See Store."""
-        with self._errors(path):
+        with self._errors(path, writing=True):
             _copy(source, self._root / path)
 
     def read(self, path: str) -> bytes:
@@ -53,7 +53,7 @@ class LocalStore:
 
     def write(self, path: str, data: bytes) -> None:
         """See Store."""
-        with self._errors(path), _replacing(self._root / path) as part:
+        with self._errors(path, writing=True), _replacing(self._root / path) as part:
             part.write_bytes(data)
 
     def sha256(self, path: str) -> str:
@@ -77,14 +77,16 @@ class LocalStore:
             return (self._root / path).is_file()
 
     @contextmanager
-    def _errors(self, path: str) -> Iterator[None]:
+    def _errors(self, path: str, *, writing: bool = False) -> Iterator[None]:
         uri = f"{self.uri}/{path}".rstrip("/")
         if self._mount and not self._mount.is_dir():
             raise RunError(Reason.STORAGE_DENIED, f"the claim of {uri} is not mounted at {self._mount}")
         try:
             yield
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise ObjectMissingError(uri) from error
+            if not writing:
+                raise ObjectMissingError(uri) from error
+            raise RunError(Reason.STORAGE_UNAVAILABLE, f"{uri} cannot be written: {error.strerror}") from error
         except PermissionError as error:
             message = f"user {os.getuid()} may not use {uri}: {error.strerror}"
             raise RunError(Reason.STORAGE_DENIED, message, "Give this user access to the folder.") from error

@@ -1,6 +1,7 @@
 """The processes below this one: find, signal, reap. Linux only, through /proc and prctl(2)."""
 
 import ctypes
+import faulthandler
 import os
 import signal
 from contextlib import suppress
@@ -18,6 +19,12 @@ def adopt_orphans() -> None:
 def die_with_parent() -> None:
     """Get SIGTERM when the parent is gone, so that nothing trains on unsupervised."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def write_stacks_on_request() -> None:
+    """At SIGUSR1, and at a crash, write where every thread stands, from the signal handler: nothing needs to move."""
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -15,8 +15,9 @@ from finetune_trainer.supervisor.mailbox import Mailbox
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 1.0
-_TAIL_BYTES = 4096
+_TAIL_BYTES = 65536
 _KILLED_SECONDS = 10  # a killed process may still wait for its disk
+_STACKS_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class Ending:
     """What asked it to stop: empty, SIGTERM or SIGINT."""
     killed: str = ""
     """Why this supervisor killed it; empty when it did not."""
+    hang: str = ""
+    """Why it was taken for hung; empty when it was not."""
+    deadline: float | None = None
+    """By `time.monotonic`: when this process has to be gone, after a stop signal."""
     stderr: str = ""
     """The end of what it wrote there."""
 
@@ -46,19 +51,19 @@ def supervise(
     environment: Mapping[str, str],
     mailbox: Mailbox,
     grace_seconds: float,
-    on_tick: Callable[[], None] = lambda: None,
+    on_tick: Callable[[], str] = lambda: "",
 ) -> Ending:
     """Run the worker to its end and return how it ended; nothing below this process is left then.
 
     A stop signal goes to the worker processes as SIGTERM, never to torchrun, which would add a timeout of its own.
-    After `grace_seconds`, or at a second SIGINT, everything is killed.
+    After `grace_seconds`, or at a second SIGINT, everything is killed; a worker that hangs writes its stacks first.
 
     Args:
         command: The worker, or torchrun with workers below it.
         environment: Of the worker.
         mailbox: Where this process's signals arrive.
         grace_seconds: From the first stop signal to SIGKILL.
-        on_tick: Called about once a second.
+        on_tick: Called about once a second; returns why the worker is taken for hung, or nothing.
     """
     processes.adopt_orphans()
     before = set(processes.descendants())
@@ -72,9 +77,10 @@ def supervise(
         while code is None:
             stop.hear(mailbox.get(min(_TICK_SECONDS, stop.seconds_left())))
             code = processes.reap(child.pid)
-            on_tick()
+            if code is None and (why := on_tick()):
+                stop.end_hung(why)
         child.returncode = code  # it is reaped: Popen shall not wait for it
-        return Ending(code, stop.asked, stop.killed, tail.text())
+        return Ending(code, stop.asked, stop.killed, stop.hang, stop.deadline, tail.text())
     finally:
         _end_everything(before, child.pid)
 
@@ -95,13 +101,14 @@ class _Stop:
         self._launcher = launcher
         self._spared = spared
         self._grace = grace_seconds
-        self._deadline: float | None = None
+        self.deadline: float | None = None
         self.asked = ""
         self.killed = ""
+        self.hang = ""
 
     def seconds_left(self) -> float:
         """Until the kill; endless where nobody asked to stop, or it is done."""
-        return float("inf") if self._deadline is None or self.killed else self._deadline - time.monotonic()
+        return float("inf") if self.deadline is None or self.killed else self.deadline - time.monotonic()
 
     def hear(self, number: signal.Signals | None) -> None:
         """Act on a signal, or on the passing of time."""
@@ -113,9 +120,19 @@ class _Stop:
         if self.seconds_left() <= 0:
             self._kill(f"it had not stopped {self._grace:g} s after {self.asked}")
 
+    def end_hung(self, why: str) -> None:
+        """Let the workers write where they stand, then kill them; who was asked to stop has its own deadline."""
+        if self.asked or self.killed:
+            return
+        self.hang = why
+        _log.info("The worker hangs: %s. These are its stacks.", why)
+        processes.send(processes.workers(self._launcher), signal.SIGUSR1)
+        time.sleep(_STACKS_SECONDS)
+        self._kill("it hung")
+
     def _ask(self, number: signal.Signals) -> None:
         self.asked = number.name
-        self._deadline = time.monotonic() + self._grace
+        self.deadline = time.monotonic() + self._grace
         how = " Press Ctrl-C again to kill it at once." if number == signal.SIGINT else ""
         _log.info("Got %s: the worker has %g s to save a checkpoint and stop.%s", number.name, self._grace, how)
         processes.send(processes.workers(self._launcher), signal.SIGTERM)

@@ -1,10 +1,15 @@
-"""The outcome of a run: what the worker wrote, or what the evidence says where it wrote nothing. Never a guess."""
+"""The outcome of a run: what the worker wrote, or what the evidence says where it wrote nothing. Never a guess.
+
+The worker knows what it saved on its disk; only PID 1 knows what of it has reached storage, and adds that.
+"""
 
 from pydantic import ValidationError
 
-from finetune_api.outcome import Outcome, Reason
+from finetune_api.outcome import ExitCode, Outcome, Reason
+from finetune_trainer.supervisor.hang import stands_at
 from finetune_trainer.supervisor.story import latest
 from finetune_trainer.supervisor.supervise import Ending
+from finetune_trainer.supervisor.uploads import Stored
 from finetune_trainer.workdir import WorkDir
 
 _LINES = 6
@@ -23,19 +28,47 @@ def verdict(ending: Ending, work: WorkDir, oom_kills: int, limit: int | None) ->
         told = work.read_outcome()
     except (ValidationError, UnicodeDecodeError) as error:
         return Outcome(reason=Reason.INTERNAL_ERROR, message=f"the worker's outcome cannot be read: {error}")
-    step = _step(work)
-    if told is not None and (told.reason is not Reason.PREEMPTED or ending.stop):
-        return told
     if told is not None:
-        return _peer_lost(told, oom_kills, limit)
+        stopped = told.reason is Reason.PREEMPTED and not ending.stop
+        return _peer_lost(told, oom_kills, limit) if stopped else told
+    step = _step(work)
+    if ending.hang:
+        return Outcome(reason=Reason.HANG, message=_hung(ending), hint="The pod's log has all stacks.", step=step)
     if ending.stop:
-        return Outcome(reason=Reason.PREEMPTED, message=_stopped(ending), hint=_RESUMES, step=step)
+        return Outcome(reason=Reason.PREEMPTED, message=_stopped(ending), step=step)
     if ending.signal == "SIGKILL" and oom_kills > 0:
         return _out_of_memory(limit, step)
     return Outcome(reason=Reason.INTERNAL_ERROR, message=_died(ending), hint="Read the pod's log.", step=step)
 
 
-_RESUMES = "The next attempt goes on from the newest checkpoint in storage, or from the start where there is none."
+def settled(outcome: Outcome, stored: Stored) -> Outcome:
+    """The outcome with what storage holds of the run; a stopped run is as far as its checkpoint there."""
+    sentences, subject = [outcome.message.rstrip(".")], "the checkpoint"
+    if stored.lost_step:
+        why = f": {stored.why}" if stored.why else " in time"
+        sentences.append(f"the checkpoint of step {stored.lost_step} could not be uploaded{why}".rstrip("."))
+        subject = "that"
+    kept = stored.good_step if outcome.reason is Reason.DIVERGED and stored.good_step else stored.step
+    if kept:
+        good = "the last good checkpoint, that"
+        subject = good if outcome.reason.exit_code is ExitCode.DIVERGED else subject
+        sentences.append(f"{subject} of step {kept} is in storage")
+    elif outcome.reason is Reason.PREEMPTED:
+        sentences.append(
+            f"{'none' if stored.lost_step else 'no checkpoint'} is in storage: the next attempt starts anew"
+        )
+    changes: dict[str, object] = {"message": "; ".join(sentences)}
+    if outcome.reason is Reason.PREEMPTED:
+        changes |= {"step": stored.step, "hint": _RESUMES if stored.step else outcome.hint}
+    return outcome.model_copy(update=changes)
+
+
+_RESUMES = "The next attempt goes on from there."
+
+
+def _hung(ending: Ending) -> str:
+    stands = stands_at(ending.stderr)
+    return ending.hang + (f"; its main thread stands at {stands}" if stands else "")
 
 
 def _stopped(ending: Ending) -> str:

@@ -1,12 +1,14 @@
 """What happens beside the training loop: progress, a stop between two steps, checkpoints to storage."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from finetune_api.names import ActiveReason
-from finetune_trainer.publish import CheckpointStore
+from finetune_trainer.publish import Outbox, check_resumable
 from finetune_trainer.training.processes import Processes
 from finetune_trainer.training.reporter import Reporter
 from finetune_trainer.training.stop import StopSwitch
@@ -59,25 +61,47 @@ class StopCallback(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
 
-class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
-    """Brings each checkpoint to storage."""
+class TimedCheckpointCallback(TrainerCallback):  # type: ignore[misc]
+    """Asks for a checkpoint when the last one is `seconds` old, beside those that go by steps."""
 
-    def __init__(self, store: CheckpointStore, keep: int, reporter: Reporter, processes: Processes) -> None:
-        self._store = store
-        self._keep = keep
+    def __init__(self, seconds: int, processes: Processes, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._processes = processes
+        self._clock = clock
+        self._saved = clock()
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Count from here: what was restored is as good as saved."""
+        self._saved = self._clock()
+
+    def on_step_end(self, _args: Any, _state: Any, control: Any, **_: Any) -> None:
+        """The first process's clock decides for all."""
+        due = self._processes.first and self._clock() - self._saved >= self._seconds
+        if self._processes.any(due):
+            control.should_save = True
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        """Count from the newest checkpoint, whoever asked for it."""
+        self._saved = self._clock()
+
+
+class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
+    """Offers each checkpoint to PID 1, which uploads it while training goes on."""
+
+    def __init__(
+        self, outbox: Outbox, reporter: Reporter, processes: Processes, good: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._outbox = outbox
+        self._good = good
         self._reporter = reporter
         self._processes = processes
 
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Upload the checkpoint that the Trainer has just written, then delete old ones."""
+        """Offer the checkpoint that the Trainer has just written."""
         self._processes.barrier()  # every process writes its own random state into the folder
         step = state.global_step
         if self._processes.first:
             folder = Path(args.output_dir) / f"checkpoint-{step}"
-            # A pickle that nobody reads; peft's empty model card.
-            for needless in ("training_args.bin", "README.md"):
-                (folder / needless).unlink(missing_ok=True)
-            self._store.save(folder, step)
-            self._store.prune(self._keep)
-        self._processes.barrier()
+            check_resumable(folder, step)
+            self._outbox.put(folder, step, good=self._good())
         self._reporter.saved_step = step

@@ -18,10 +18,17 @@ from finetune_trainer.methods.adapter import add_adapter, keeper, load_checkpoin
 from finetune_trainer.methods.lora import loraplus_optimizer
 from finetune_trainer.methods.quantization import compute_dtype
 from finetune_trainer.methods.start import Start, start_of
-from finetune_trainer.publish import CheckpointStore
+from finetune_trainer.publish import CheckpointStore, Outbox
 from finetune_trainer.training.arguments import training_arguments
 from finetune_trainer.training.batches import Batches, batches
-from finetune_trainer.training.callbacks import CheckpointCallback, ReportCallback, StopCallback
+from finetune_trainer.training.callbacks import (
+    CheckpointCallback,
+    ReportCallback,
+    StopCallback,
+    TimedCheckpointCallback,
+)
+from finetune_trainer.training.divergence import Divergence
+from finetune_trainer.training.guard import DivergenceCallback, check_evaluation
 from finetune_trainer.training.inputs import Inputs
 from finetune_trainer.training.loss import mean_nll
 from finetune_trainer.training.model import load_base
@@ -51,7 +58,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
 
     Raises:
         RunError: NonFiniteLoss, InvalidConfiguration where rows cannot be packed, or a reason of model or storage.
-        Stopped: After the checkpoint of the last step is in storage.
+        Stopped: After the checkpoint of the last step is in the outbox.
     """
     run, reporter, processes = session.run, session.reporter, session.processes
     reporter.say("loading the base model")
@@ -71,7 +78,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
         save_start(model, run.method, session.work.start)
     kept = keeper(model, run.method)
     paths = choose_paths(session, model, inputs.train.rows)
-    trainer = _trainer(session, data, model, checkpoints, dtype, kept)
+    trainer = _trainer(session, inputs, data, model, dtype, kept)
     checkpoint = _newest_checkpoint(session, checkpoints)
     with session.stop.deferred():
         step = _train(session, trainer, model, checkpoint, kept)
@@ -85,15 +92,16 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     return Fitted(step, loss_before, loss_after, start, trained)
 
 
-def _trainer(
-    session: Session, data: Batches, model: Any, checkpoints: CheckpointStore, dtype: torch.dtype, kept: Any
-) -> Any:
+def _trainer(session: Session, inputs: Inputs, data: Batches, model: Any, dtype: torch.dtype, kept: Any) -> Any:
     run, processes = session.run, session.processes
     arguments = training_arguments(run, session.work.checkpoints, dtype)
     trainer = SupervisedTrainer(
         processes=processes,
         evaluation_batch_size=run.evaluation.batch_size,
         penalty=orthogonality_penalty if run.method.type is MethodType.ADALORA else None,
+        stop=session.stop,
+        reporter=session.reporter,
+        rows=inputs.train.rows,
         model=model,
         args=arguments,
         optimizers=(loraplus_optimizer(model, run.method, arguments), None),
@@ -104,11 +112,23 @@ def _trainer(
             *([kept] if kept else []),
             ReportCallback(session.reporter),
             StopCallback(session.stop, processes),
-            CheckpointCallback(checkpoints, run.training.checkpoints.keep, session.reporter, processes),
+            *_checkpoint_callbacks(session),
         ],
     )
     trainer.remove_callback(PrinterCallback)  # the reporter says it in sentences
     return trainer
+
+
+def _checkpoint_callbacks(session: Session) -> list[Any]:
+    training = session.run.training
+    limits, seconds = training.divergence, training.checkpoints.every_seconds
+    divergence = Divergence(float(limits.factor), limits.steps, training.logging_steps)
+    outbox = Outbox(session.work.outbox)
+    return [
+        DivergenceCallback(divergence),
+        *([TimedCheckpointCallback(seconds, session.processes)] if seconds else []),
+        CheckpointCallback(outbox, session.reporter, session.processes, lambda: not divergence.suspected),
+    ]
 
 
 def _check_vocabulary(base: Any, inputs: Inputs) -> None:
@@ -163,7 +183,7 @@ def _evaluate(session: Session, data: Batches, model: Any, whose: str) -> float 
         session.processes,
         lambda done: reporter.chatter(f"evaluating {whose}: {done} {what} done"),
     )
-    reporter.say(f"evaluation loss of {whose}: {loss:.4f}")
+    reporter.say(f"evaluation loss of {whose}: {check_evaluation(loss, whose):.4f}")
     return loss
 
 

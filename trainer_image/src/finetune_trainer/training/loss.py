@@ -19,6 +19,10 @@ from finetune_trainer.fast.head import head_of
 from finetune_trainer.training.processes import Processes
 
 
+class CutShort(Exception):  # noqa: N818 - no error
+    """Somebody wanted the evaluation to end before its end."""
+
+
 def trained_logits(model: Any, batch: Batch, *, sparse_head: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
     """Run the model on a batch.
 
@@ -63,11 +67,15 @@ def mean_nll(
     batch_size: int,
     processes: Processes,
     on_rows: Callable[[int], None] = lambda _: None,
+    cut: Callable[[], bool] = lambda: False,
 ) -> float:
     """Mean NLL per trained token over all rows, exactly: every token weighs the same, however rows are batched.
 
     The rows, or packs of rows, are shared among the processes; all get the same result. The model is left in the mode
     it was in. `on_rows` hears after each batch how many rows (or packs) of this process are done.
+
+    Raises:
+        CutShort: In all processes, once `cut` was true in one of them.
     """
     sparse_head = has_sparse_head(model)
     was_training = model.training
@@ -77,10 +85,14 @@ def mean_nll(
         # Rows of similar length together: less padding, the same sum.
         mine = sorted(rows, key=len, reverse=True)[processes.rank :: processes.world]
         for start in range(0, len(mine), batch_size):
+            if cut():
+                break
             batch = collator(mine[start : start + batch_size])
             on_device = {name: tensor.to(processes.device()) for name, tensor in batch.items()}
             total += float(nll_sum(model, on_device, sparse_head=sparse_head))
             on_rows(min(start + batch_size, len(mine)))
     finally:
         model.train(was_training)
+    if processes.any(cut()):
+        raise CutShort
     return processes.sum(total) / sum(row.trained for row in rows)

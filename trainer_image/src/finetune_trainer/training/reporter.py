@@ -24,7 +24,7 @@ class Reporter:
     def __init__(self, name: str, work: WorkDir, *, talks: bool) -> None:
         self.progress = Progress()
         self.saved_step = 0
-        """Step of the newest checkpoint in storage."""
+        """Step of the newest checkpoint, saved or restored; PID 1 knows whether it has reached storage."""
         self._name = name
         self._work = work
         self._talks = talks

@@ -38,7 +38,6 @@ def execute(session: Session) -> Outcome:
     if processes.first:
         _verify(session, fitted)
         artifact = _publish(session, inputs, fitted, store)
-        checkpoints.clear()
         StoredRows(store, run.uid, reporter.chatter).clear()
     processes.barrier()
     return Outcome(

@@ -7,11 +7,14 @@ from typing import Any
 import torch
 from transformers import Trainer
 
-from finetune_api.outcome import Reason
 from finetune_trainer.data.collate import Batch
+from finetune_trainer.data.shards import Rows
 from finetune_trainer.errors import RunError
-from finetune_trainer.training.loss import has_sparse_head, mean_nll, nll_sum
+from finetune_trainer.training.guard import check_evaluation, non_finite
+from finetune_trainer.training.loss import CutShort, has_sparse_head, mean_nll, nll_sum
 from finetune_trainer.training.processes import Processes
+from finetune_trainer.training.reporter import Reporter
+from finetune_trainer.training.stop import Stopped, StopSwitch
 
 
 class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers publishes no types
@@ -24,11 +27,18 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers publishe
         *,
         processes: Processes,
         evaluation_batch_size: int,
+        stop: StopSwitch,
+        reporter: Reporter,
+        rows: Rows,
         penalty: Callable[[Any], torch.Tensor] | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
+        self._stop = stop
+        self._reporter = reporter
+        self._rows = rows
         self._penalty = penalty
+        self._step_batches: list[Batch] = []
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the trained tokens of the whole optimizer step
         self._processes = processes
         self._evaluation_batch_size = evaluation_batch_size
@@ -56,17 +66,51 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers publishe
             # Once an optimizer step, and in every process alike.
             loss = loss + self._penalty(self.model) / self.current_gradient_accumulation_steps
         if not torch.isfinite(loss):
-            step = self.state.global_step + 1
-            raise RunError(
-                Reason.NON_FINITE_LOSS,
-                f"the loss of step {step} is {loss.item()} (learning rate {self._get_learning_rate():.3g})",
-                "Lower training.learningRate or training.maxGradientNorm, or look for extreme rows in the dataset.",
-            )
+            raise self._non_finite("loss", loss.item(), [inputs])
         return loss
 
+    def get_batch_samples(self, *arguments: Any, **keywords: Any) -> Any:
+        """Remember the micro-batches of the step, to name their rows when its gradient is no number."""
+        samples = super().get_batch_samples(*arguments, **keywords)
+        self._step_batches = samples[0]
+        return samples
+
+    def _get_grad_norm(self, *arguments: Any, **keywords: Any) -> Any:
+        """Look at the gradient norm before the optimizer does.
+
+        Raises:
+            RunError: NonFiniteLoss; the weights and the last checkpoint stay good.
+        """
+        norm = super()._get_grad_norm(*arguments, **keywords)
+        if not math.isfinite(norm):
+            raise self._non_finite("gradient norm", float(norm), self._step_batches)
+        return norm
+
+    def _non_finite(self, what: str, value: float, batches: list[Batch]) -> RunError:
+        step, rate = self.state.global_step + 1, self._get_learning_rate()
+        return non_finite(f"the {what} of step {step}", value, batches, self._rows, rate)
+
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Measure the mean NLL per trained token of the held-out rows, in the middle of training."""
-        loss = mean_nll(self.model, self.eval_dataset, self.data_collator, self._evaluation_batch_size, self._processes)
+        """Measure the mean NLL per trained token of the held-out rows, in the middle of training.
+
+        Raises:
+            Stopped: The run was asked to stop, and its checkpoint is saved.
+        """
+        try:
+            loss = mean_nll(
+                self.model,
+                self.eval_dataset,
+                self.data_collator,
+                self._evaluation_batch_size,
+                self._processes,
+                lambda done: self._reporter.chatter(f"evaluating: {done} rows done"),
+                lambda: self._stop.requested,
+            )
+        except CutShort:
+            self._save_checkpoint(self.model, None)
+            self.callback_handler.on_save(self.args, self.state, self.control)
+            raise Stopped from None
+        check_evaluation(loss, f"step {self.state.global_step}")
         metrics = {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 100.0))}
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
