@@ -23,6 +23,7 @@ from finetune_trainer.training.guard import name_rows
 from finetune_trainer.training.run import execute
 from tests.trainer.callbacks import add_to_trainers
 from tests.trainer.tinyrun import run_file, session, uploading
+from tests.trainer.written import write_rows
 
 BAD_ROW = 7
 
@@ -32,18 +33,19 @@ def _rows(*lengths: int) -> list[TokenRow]:
     return [TokenRow(row, row) for row in ids]
 
 
-def test_rows_are_known_by_their_tokens() -> None:
+def test_rows_are_known_by_their_tokens(tmp_path: Path) -> None:
     """Padded or packed, however they are batched; a row that is not of the set is counted only."""
     rows = _rows(3, 5, 4, 2)
     padded = [Collator(0)([rows[2], rows[0]]), Collator(0)([rows[3]])]
-    assert name_rows(padded, rows) == "rows 1, 3, 4 of the training set"
+    written = write_rows(tmp_path / "all", rows)
+    assert name_rows(padded, written) == "rows.jsonl:1, rows.jsonl:3, rows.jsonl:4"
     packed = {
         "input_ids": torch.from_numpy(np.concatenate([rows[1].input_ids, rows[3].input_ids]))[None].long(),
         "position_ids": torch.tensor([[0, 1, 2, 3, 4, 0, 1]]),
     }
-    assert name_rows([packed], rows) == "rows 2, 4 of the training set"
-    assert name_rows(padded, rows[:1]) == "rows 1 of the training set"
-    assert name_rows(padded, []) == "one of 3 rows"
+    assert name_rows([packed], written) == "rows.jsonl:2, rows.jsonl:4"
+    assert name_rows(padded, write_rows(tmp_path / "one", rows[:1])) == "rows.jsonl:1"
+    assert name_rows(padded, write_rows(tmp_path / "none", [])) == "one of 3 rows"
 
 
 class _Watch(TrainerCallback):
@@ -111,7 +113,7 @@ def test_a_row_that_gives_nan_is_named(
     error = _fails(run, tmp_path)
     assert error.reason is Reason.NON_FINITE_LOSS
     found = re.fullmatch(
-        r"the loss of step (\d) is nan \(.*\), in rows (\d+), (\d+) of the training set", error.message
+        r"the loss of step (\d) is nan \(.*\), in train\.jsonl:(\d+), train\.jsonl:(\d+)", error.message
     )
     assert found is not None, error.message
     assert str(BAD_ROW) in found.groups()[1:]
@@ -128,7 +130,7 @@ def test_a_gradient_that_is_infinite(model: Path, tmp_path: Path, monkeypatch: p
     error = _fails(run, tmp_path)
     assert error.reason is Reason.NON_FINITE_LOSS
     assert re.match(
-        r"the gradient norm of step 3 is (nan|inf) .*, in rows (\d+, ){3}\d+ of the training", error.message
+        r"the gradient norm of step 3 is (nan|inf) .*, in (train\.jsonl:\d+, ){3}train\.jsonl:\d+", error.message
     )
     watch.check()
     assert len([number for number in watch.logged if number]) == 2 * 2

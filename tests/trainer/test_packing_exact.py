@@ -81,7 +81,7 @@ def test_gradients_are_those_of_the_rows(tuned: Any) -> None:
         return {n: p.grad.clone() for n, p in tuned.named_parameters() if p.grad is not None}
 
     expected = gradients(Collator(0)([row]) for row in rows)
-    packs = Packs(rows, 160, 0)
+    packs = Packs(rows, [len(row) for row in rows], 160, 0)
     for size in (1, 2):
         found = gradients(PackCollator()(packs[start : start + size]) for start in range(0, len(packs), size))
         assert found.keys() == expected.keys()
@@ -94,7 +94,7 @@ def test_evaluation_of_packs_is_the_mean_over_tokens(tuned: Any, batch_size: int
     """The number that unpacked rows give, one by one."""
     rows = token_rows()
     losses = [loss for row in rows for loss in alone(tuned, row)]
-    packed = mean_nll(tuned, Packs(rows, 200, 0), PackCollator(), batch_size, Processes())
+    packed = mean_nll(tuned, Packs(rows, [len(row) for row in rows], 200, 0), PackCollator(), batch_size, Processes())
     assert packed == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
 

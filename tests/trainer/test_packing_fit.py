@@ -78,7 +78,7 @@ def test_a_pack_holds_the_rows_themselves() -> None:
     for length in (5, 3, 4, 6):
         ids = np.arange(length, dtype=np.int32)
         rows.append(TokenRow(ids, np.where(ids >= 2, ids, IGNORED).astype(np.int32)))
-    packs = Packs(rows, 9, 0)
+    packs = Packs(rows, [len(row) for row in rows], 9, 0)
     assert len(packs) == 2
     assert sorted(len(pack) for pack in packs) == [9, 9]
     assert sum(pack.trained for pack in packs[:]) == 3 + 1 + 2 + 4

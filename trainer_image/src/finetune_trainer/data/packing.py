@@ -32,9 +32,8 @@ class Pack:
 class Packs(Sequence[Pack]):
     """A set of rows as packs; a row is read when its pack is."""
 
-    def __init__(self, rows: Sequence[TokenRow], capacity: int, seed: int) -> None:
+    def __init__(self, rows: Sequence[TokenRow], lengths: Sequence[int], capacity: int, seed: int) -> None:
         self._rows = rows
-        lengths = [len(row) for row in rows]
         self._members = best_fit_decreasing(lengths, capacity, seed)
         self.filled = sum(lengths) / (len(self._members) * capacity) if lengths else 1.0
         """The share of all packs' capacity that holds tokens."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_trainer.data.collate import Batch, PackCollator
 from finetune_trainer.data.packing import Packs
-from finetune_trainer.data.tokens import TokenRow
+from finetune_trainer.data.shards import Rows
 from finetune_trainer.training.inputs import Inputs
 from finetune_trainer.training.session import Session
 
@@ -28,8 +28,8 @@ def batches(session: Session, inputs: Inputs) -> Batches:
     if not training.packing:
         return Batches(inputs.train.rows, held_out, inputs.collator)
 
-    def pack(rows: Sequence[TokenRow]) -> Packs:
-        return Packs(rows, training.max_length, training.seed)
+    def pack(rows: Rows) -> Packs:
+        return Packs(rows, rows.lengths.tolist(), training.max_length, training.seed)
 
     train = pack(inputs.train.rows)
     session.reporter.say(

@@ -77,7 +77,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     if processes.first:
         save_start(model, run.method, session.work.start)
     kept = keeper(model, run.method)
-    paths = choose_paths(session, model, inputs.train.rows)
+    paths = choose_paths(session, model, inputs.train.rows.shortest(PROBE_ROWS))
     trainer = _trainer(session, inputs, data, model, dtype, kept)
     checkpoint = _newest_checkpoint(session, checkpoints)
     with session.stop.deferred():

@@ -12,7 +12,7 @@ from finetune_trainer.training.session import Session
 
 
 def choose_paths(session: Session, model: Any, rows: Sequence[TokenRow]) -> FastPaths:
-    """Turn on what the run allows and the model is fit for.
+    """Turn on what the run allows and the model is fit for, as it shows with `rows`: a few short ones of the dataset.
 
     Raises:
         RunError: InvalidConfiguration where the run packs and the model does not keep packed rows apart.
