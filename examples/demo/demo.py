@@ -116,9 +116,9 @@ class Demo:
         with self.steps.step("The result, checked from outside"):
             say(f"status: {json.dumps(job['status'].get('artifact', {}))}", "dim")
             created, writes = audit_facts(self.paths.audit, self.audit_start)
-            say(f"The API server's audit log: {created} Job created; {writes} writes to the FineTuneJob but /status.")
-            if (created, writes) != (1, 0):
-                raise Failed("one Job and no other write were expected")
+            say(f"The API server's audit log: {created} Jobs created; {writes} writes to the FineTuneJob but /status.")
+            if (created, writes) != (2, 0):
+                raise Failed("two Jobs, one to prepare the data and one to train, and no other write were expected")
             Bucket("adapters", self.kube.environment).download(PREFIX, self.fresh("adapter"))
             files = check_manifest(self.work / "adapter")
             say(f"s3://adapters/{PREFIX}: {files} files, each with the sha256 that manifest.json says.")

@@ -62,17 +62,18 @@ def reached(cluster: Any, name: str, *reasons: str) -> Callable[[], Json | None]
     return check
 
 
-def children(cluster: Any, kind: str, uid: str) -> list[Json]:
-    """Jobs or Pods that were made for the FineTuneJob with this uid."""
-    answer = cluster.kubectl("-n", NAMESPACE, "get", kind, "-l", f"finetune.dev/uid={uid}", "-o", "json")
+def children(cluster: Any, kind: str, uid: str, stage: str = "") -> list[Json]:
+    """Jobs or Pods that were made for the FineTuneJob with this uid; of all stages, or of one."""
+    selector = f"finetune.dev/uid={uid}" + (f",finetune.dev/stage={stage}" if stage else "")
+    answer = cluster.kubectl("-n", NAMESPACE, "get", kind, "-l", selector, "-o", "json")
     items: list[Json] = json.loads(answer)["items"]
     return items
 
 
-def creations(cluster: Any, uid: str) -> list[Json]:
-    """Audit entries of successful Job creations for the FineTuneJob with this uid."""
+def creations(cluster: Any, uid: str) -> list[str]:
+    """The stages of the Jobs that were created for the FineTuneJob with this uid, in order, by the audit log."""
     return [
-        entry
+        entry["requestObject"]["metadata"]["labels"]["finetune.dev/stage"]
         for entry in cluster.audit()
         if entry["verb"] == "create"
         and entry.get("objectRef", {}).get("resource") == "jobs"

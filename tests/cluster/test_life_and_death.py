@@ -29,7 +29,7 @@ def _start(cluster: Any, name: str, **spec: Any) -> Json:
 def test_deletion_in_training_leaves_nothing(installed: Any) -> None:
     """Deleting the FineTuneJob collects Job and pod within the pod's grace period."""
     uid = _start(installed, "doomed", **LONG)["metadata"]["uid"]
-    (pod,) = children(installed, "pods", uid)
+    (pod,) = children(installed, "pods", uid, "train")
 
     installed.kubectl("-n", NAMESPACE, "delete", "ftj", "doomed", "--wait=false")
 
@@ -54,13 +54,13 @@ def test_suspend_frees_the_pod_and_resume_goes_on(installed: Any) -> None:
     job = installed.wait_for("the verdict", ended(installed, "paused"), timeout=600)
 
     assert condition(job, "Succeeded")["reason"] == "Published", job["status"]
-    assert len(creations(installed, uid)) == 1
+    assert creations(installed, uid) == ["prepare", "train"]
     logs = installed.kubectl("-n", NAMESPACE, "logs", "-l", f"finetune.dev/uid={uid}", "--tail=-1")
     assert re.search(r"training from step [1-9]\d* of 1000", logs), logs
 
 
 def test_a_killed_operator_makes_no_second_job(installed: Any) -> None:
-    """SIGKILL of the operator at twenty seeded moments of a run: one Job, and the right end."""
+    """SIGKILL of the operator at twenty seeded moments of a run: one Job a stage, and the right end."""
     moments = random.Random(20)
     spec = {"method": {"type": "LoRA"}, "training": {"maxSteps": 60, "batchSize": 4, "microBatchSize": 4}}
     installed.apply(manifest("survivor", installed.s3.endpoint, **spec), namespace=NAMESPACE)
@@ -73,7 +73,7 @@ def test_a_killed_operator_makes_no_second_job(installed: Any) -> None:
     job = installed.wait_for("the verdict on survivor", ended(installed, "survivor"), timeout=600)
 
     assert condition(job, "Succeeded")["reason"] == "Published", job["status"]
-    assert len(creations(installed, job["metadata"]["uid"])) == 1
+    assert creations(installed, job["metadata"]["uid"]) == ["prepare", "train"]
     assert job["status"]["attempt"] == 1
 
 

@@ -80,7 +80,8 @@ def test_status_tells_the_numbers(finished: Any) -> None:
     assert (status["dataset"]["rows"], status["dataset"]["evaluationRows"]) == (32, 8)
     assert 0 < status["dataset"]["trainedTokens"] < status["dataset"]["tokens"]
     assert float(status["evaluation"]["lossAfter"]) < float(status["evaluation"]["lossBefore"])
-    assert [attempt["exitCode"] for attempt in status["attempts"]] == [0]
+    assert [(a["stage"], a["exitCode"]) for a in status["attempts"]] == [("prepare", 0), ("train", 0)]
+    assert condition(job, "Prepared")["status"] == "True"
     assert status["observedGeneration"] == job["metadata"]["generation"]
     assert (status["attempt"], status["modelName"]) == (1, "tiny")
 
@@ -110,7 +111,7 @@ def test_events_are_in_order(finished: Any) -> None:
 
 
 def test_one_job_and_no_write_but_status(finished: Any) -> None:
-    """The audit log shows one Job creation, and the operator writes nothing of the CR but its status."""
+    """The audit log shows one Job creation a stage, and the operator writes nothing of the CR but its status."""
     cluster, job = finished
     writes = [
         entry
@@ -121,8 +122,8 @@ def test_one_job_and_no_write_but_status(finished: Any) -> None:
         and "finetune-operator" in entry["user"]["username"]
     ]
 
-    assert len(creations(cluster, job["metadata"]["uid"])) == 1
-    assert len(children(cluster, "jobs", job["metadata"]["uid"])) == 1
+    assert creations(cluster, job["metadata"]["uid"]) == ["prepare", "train"]
+    assert len(children(cluster, "jobs", job["metadata"]["uid"])) == 2
     assert writes
     assert {entry.get("objectRef", {}).get("subresource") for entry in writes} == {"status"}
 
@@ -131,11 +132,11 @@ def test_no_credential_anywhere(finished: Any) -> None:
     """The secret key is in no log, status, event, annotation or audit entry of the operator."""
     cluster, job = finished
     secret = cluster.s3.client_arguments()["aws_secret_access_key"]
-    pod = children(cluster, "pods", job["metadata"]["uid"])[0]["metadata"]["name"]
+    pods = [pod["metadata"]["name"] for pod in children(cluster, "pods", job["metadata"]["uid"])]
 
     texts = [
         json.dumps(cluster.get("ftj,jobs,pods,events", namespace=NAMESPACE)),
-        cluster.kubectl("-n", NAMESPACE, "logs", pod),
+        *(cluster.kubectl("-n", NAMESPACE, "logs", pod) for pod in pods),
         cluster.kubectl("-n", "finetune-system", "logs", "deployment/finetune-operator", "--tail=-1"),
     ]
 
@@ -143,9 +144,10 @@ def test_no_credential_anywhere(finished: Any) -> None:
 
 
 def test_the_trainer_has_no_token(finished: Any) -> None:
-    """No service-account token is mounted into the trainer's pod."""
+    """No service-account token is mounted into the pods of the trainer."""
     cluster, job = finished
-    (pod,) = children(cluster, "pods", job["metadata"]["uid"])
+    pods = children(cluster, "pods", job["metadata"]["uid"])
 
-    mounts = {mount["mountPath"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
+    mounts = {mount["mountPath"] for pod in pods for mount in pod["spec"]["containers"][0]["volumeMounts"]}
+    assert "/work" in mounts
     assert "/var/run/secrets/kubernetes.io/serviceaccount" not in mounts
