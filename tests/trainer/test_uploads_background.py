@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,14 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """Short pauses: the laws do not depend on them."""
     monkeypatch.setattr(module, "PAUSES", (0.01,))
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
-    return Bench(tmp_path)
+    made = Bench(tmp_path)
+    yield made
+    made.store.failures = 0
+    made.uploads.discard()  # ends its thread
 
 
 def test_the_newest_first_and_little_space(bench: Bench) -> None:
