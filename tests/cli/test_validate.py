@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from finetune_cli.jobfile import read
 from finetune_cli.main import app
 
 JOB = """
@@ -83,3 +84,10 @@ def test_a_relative_path_without_a_dot_is_refused(tmp_path: Path) -> None:
 
     assert code == 1
     assert "spec.dataset.train.uri" in output
+
+
+@pytest.mark.parametrize("path", ["rows/", "rows/part-*.jsonl", "rows.jsonl"])
+def test_a_relative_prefix_or_pattern_stays_one(path: str, tmp_path: Path) -> None:
+    """A path beside the job file becomes absolute and keeps what makes it a prefix or a pattern."""
+    (tmp_path / "job.yaml").write_text(JOB % ("one", f"file://./{path}"))
+    assert read(tmp_path / "job.yaml").local_uris == [f"file://{tmp_path}/{path}"]

@@ -87,7 +87,8 @@ def labelled(
 ) -> Labelled:
     """Our labels and stop tokens; raises RowError."""
     row = conversation(messages_of(copy.deepcopy(list(messages)), "messages", {}), tools, trained_from)
-    result = Labeller(fast).chats([render_chat(row, renderer(fast), train_on)])[0]
+    labeller, chat_ = Labeller(fast), render_chat(row, renderer(fast), train_on)
+    result = labeller.chats([chat_], labeller.tokenize([chat_.text], begun=True))[0]
     if isinstance(result, RowError):
         raise result
     return result

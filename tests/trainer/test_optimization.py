@@ -107,7 +107,10 @@ OPTIMIZERS = {
 RATES = {"SGD": "0.5", "Lion": "1e-3"}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.soak if n in ("AdamW", "AdamWFused", "Lion") else ()) for n in OPTIMIZERS],
+)
 def test_every_optimizer_learns(name: str, watch: _Watch, model: Path, tmp_path: Path) -> None:
     """It is the one that was asked for, with its numbers, and the held-out loss falls."""
     betas = {"beta1": "0.8", "beta2": "0.95"} if name not in ("Adafactor", "SGD") else {}

@@ -12,8 +12,9 @@ import pytest
 
 from finetune_api.outcome import Reason
 from finetune_api.v1alpha1 import Model, Storage
+from finetune_trainer.data.containers import reads
 from finetune_trainer.errors import RunError
-from finetune_trainer.storage.fetch import fetch_file, fetch_model
+from finetune_trainer.storage.fetch import fetch_file, fetch_files, fetch_model
 
 COMMIT = "0123456789012345678901234567890123456789"
 FILES = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"pickle", "rows/a.jsonl": b"{}\n"}
@@ -112,6 +113,8 @@ def test_dataset(tmp_path: Path) -> None:
     """A file of a dataset repository arrives, also out of a folder; a missing one is named."""
     fetched = fetch_file("hf://datasets/owner/good/rows/a.jsonl", Storage(), tmp_path / "rows", lambda _: None)
     assert fetched.path.read_bytes() == b"{}\n"
+    found = fetch_files("hf://datasets/owner/good/*/?.jsonl", Storage(), tmp_path / "all", lambda _: None, reads)
+    assert {name: file.path.read_bytes() for name, file in found.files.items()} == {"rows/a.jsonl": b"{}\n"}
     with pytest.raises(RunError, match=r"good/rows/b\.jsonl does not exist") as caught:
         fetch_file("hf://datasets/owner/good/rows/b.jsonl", Storage(), tmp_path / "rows", lambda _: None)
     assert caught.value.reason is Reason.DATASET_NOT_FOUND

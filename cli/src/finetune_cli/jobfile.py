@@ -38,12 +38,17 @@ def read(path: Path) -> JobFile:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no text in UTF-8 (byte {error.start})") from error
     folder = path.resolve().parent
-    text = _RELATIVE.sub(lambda found: f"file://{os.path.normpath(folder / found[1])}", text)
+    text = _RELATIVE.sub(lambda found: f"file://{_absolute(folder, found[1])}", text)
     try:
         jobs = load_jobs(text, local=True)
     except InvalidJobFileError as error:
         return JobFile(path, [], error.problems, [])
     return JobFile(path, jobs, [], [uri for job in jobs for uri in uris(job) if uri.startswith("file://")])
+
+
+def _absolute(folder: Path, path: str) -> str:
+    """A path without its dots; a slash at the end stays, for it makes a prefix of a dataset's URI."""
+    return os.path.normpath(folder / path) + ("/" if path.endswith("/") else "")
 
 
 def uris(job: FineTuneJob) -> list[str]:

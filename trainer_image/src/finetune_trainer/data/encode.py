@@ -48,12 +48,18 @@ class Encoder:
         """
         return render_chat(example, self._render, self._train_on) if isinstance(example, Conversation) else example
 
-    def encode(self, rows: Sequence[Rendered]) -> list[Labelled | RowError]:
-        """Tokenise rows together; one that cannot be used gives its RowError in its place."""
-        if not rows:
+    def tokenize(self, rows: Sequence[Rendered]) -> list[Any]:
+        """Tokenise rows together, without Python's lock; what is tokenised already gives nothing."""
+        if self._format is DataFormat.TOKENIZED:
             return []
-        if self._format is DataFormat.TEXT:
-            return self._labeller.texts(cast("Sequence[Text]", rows))
+        texts = [row.text for row in rows if not isinstance(row, Tokens)]
+        # A chat template writes all special tokens itself; adding them again would double the BOS.
+        return self._labeller.tokenize(texts, begun=self._format is not DataFormat.TEXT)
+
+    def label(self, rows: Sequence[Rendered], encodings: list[Any]) -> list[Labelled | RowError]:
+        """Label rows with what `tokenize` made of them; one that cannot be used gives its RowError in its place."""
         if self._format is DataFormat.TOKENIZED:
             return self._labeller.tokens(cast("Sequence[Tokens]", rows))
-        return self._labeller.chats(cast("Sequence[Chat]", rows))
+        if self._format is DataFormat.TEXT:
+            return self._labeller.texts(encodings)
+        return self._labeller.chats(cast("Sequence[Chat]", rows), encodings)

@@ -4,6 +4,7 @@ No row is left out without being counted, and none is trained that did not pass.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -67,10 +68,7 @@ def prepare(source: Source, options: Options, tokenizer: Any, folder: Path, key:
     with ShardWriter(folder) as writer:
         doctor = Doctor(source, options, reader, encoder, writer, quarantine)
         try:
-            for number, batch in enumerate(_batches(chain(first, origins))):
-                doctor.treat(batch)
-                if number % 10 == 0:
-                    say(f"read {doctor.seen} rows of {source.name}")
+            doctor.treat(_batches(chain(first, origins)), say)
         finally:
             quarantine.close()
         doctor.judge(say)
@@ -79,8 +77,16 @@ def prepare(source: Source, options: Options, tokenizer: Any, folder: Path, key:
     say(f"{source.name}: {doctor.tally}")
 
 
+@dataclass(frozen=True)
+class _Readable:
+    """The rows of a batch that could be read, and where each is from."""
+
+    rows: list[Rendered]
+    origins: list[Origin]
+
+
 class Doctor:
-    """Treats the rows of one source, batch by batch."""
+    """Treats the rows of one source."""
 
     def __init__(
         self,
@@ -103,20 +109,40 @@ class Doctor:
         self._skips = options.dataset.invalid_rows.policy is InvalidRowPolicy.SKIP
         self._too_long = Findings()
 
-    def treat(self, batch: list[Origin]) -> None:
-        """Read, encode and write some rows."""
+    def treat(self, batches: Iterator[list[Origin]], say: Say) -> None:
+        """Read, encode and write all rows: a batch is tokenised in a thread while its neighbours are read and written.
+
+        The tokenizer runs without Python's lock, and the rest of the work costs as much again.
+        """
+        waiting: tuple[_Readable, Future[list[Any]]] | None = None
+        with ThreadPoolExecutor(1) as tokenizer:
+            for number, batch in enumerate(batches):
+                readable = self._read(batch)
+                encodings = tokenizer.submit(self._encoder.tokenize, readable.rows)
+                if waiting is not None:
+                    self._write(*waiting)
+                waiting = readable, encodings
+                if number % 10 == 0:
+                    say(f"read {self.seen} rows of {self._source.name}")
+            if waiting is not None:
+                self._write(*waiting)
+
+    def _read(self, batch: list[Origin]) -> _Readable:
         self.seen += len(batch)
-        rows: list[Rendered] = []
-        origins: list[Origin] = []
+        readable = _Readable([], [])
         for origin in batch:
             try:
                 if isinstance(origin.record.row, RowError):
                     raise origin.record.row
-                rows.append(self._encoder.render(self._reader(origin.record.row)))
-                origins.append(origin)
+                readable.rows.append(self._encoder.render(self._reader(origin.record.row)))
+                readable.origins.append(origin)
             except RowError as error:
                 self._reject(origin, error)
-        for origin, result in zip(origins, self._encoder.encode(rows), strict=True):
+        return readable
+
+    def _write(self, readable: _Readable, encodings: Future[list[Any]]) -> None:
+        results = self._encoder.label(readable.rows, encodings.result())
+        for origin, result in zip(readable.origins, results, strict=True):
             if isinstance(result, RowError):
                 self._reject(origin, result)
             else:

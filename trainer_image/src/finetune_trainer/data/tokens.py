@@ -7,15 +7,15 @@ cut at the edges and tokenised in pieces: that is what happens in use, where the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.data.findings import Kind, RowError
-from finetune_trainer.data.labels import Chat
-from finetune_trainer.data.rows import Text, Tokens
+from finetune_trainer.data.labels import Chat, Span
+from finetune_trainer.data.rows import Tokens
 
 IGNORED = -100
 """The label of a token that is not trained (torch's ignore_index)."""
@@ -67,40 +67,64 @@ class Labelled:
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Token ids, and for each token the characters [start, end) that it stands for."""
+    """Token ids, and for each token the characters [start, end) that it stands for; neither ever goes back."""
 
     ids: Ids
     starts: Ids
     ends: Ids
 
+    def straddles(self, edges: Sequence[int]) -> bool:
+        """Whether a token has an edge inside it: the first that ends behind the edge starts before it."""
+        behind = np.searchsorted(self.ends, edges, side="right")
+        return any(
+            index < len(self.ids) and self.starts[index] < edge for index, edge in zip(behind, edges, strict=True)
+        )
+
+    def inside(self, span: Span) -> tuple[int, int]:
+        """The positions [first, end) of the tokens that lie in a span."""
+        first, end = (
+            np.searchsorted(self.starts, span[0], side="left"),
+            np.searchsorted(self.ends, span[1], side="right"),
+        )
+        return int(first), max(int(first), int(end))
+
 
 class Labeller:
-    """Tokenises with one tokenizer."""
+    """Tokenises with one tokenizer, and labels what comes out.
+
+    The two are apart because tokenising runs without Python's lock: it may happen in another thread meanwhile.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._inner = tokenizer.backend_tokenizer
         self._inner.no_truncation()
         self._inner.no_padding()
-        markers = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
-        self._markers = np.array(sorted(markers), dtype=np.int32)
+        markers = sorted({*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids})
+        self._markers = np.array(markers, dtype=np.int32)
+        self._is_marker = np.zeros(max([self._inner.get_vocab_size(), *(marker + 1 for marker in markers)]), np.bool_)
+        self._is_marker[self._markers] = True
         self._end = tokenizer.eos_token_id
 
-    def chats(self, chats: Sequence[Chat]) -> list[Labelled | RowError]:
-        """Tokenise rendered chats; one that cannot be labelled gives its RowError in its place."""
+    def tokenize(self, texts: Sequence[str], *, begun: bool) -> list[Any]:
+        """Tokenise texts together; with `begun` a text already has what the tokenizer would put before it."""
+        encodings: list[Any] = self._inner.encode_batch(texts, add_special_tokens=not begun)
+        return encodings
+
+    def chats(self, chats: Sequence[Chat], encodings: Sequence[Any]) -> list[Labelled | RowError]:
+        """Label rendered chats; one that cannot be labelled gives its RowError in its place."""
         results: list[Labelled | RowError] = []
-        for chat, encoded in zip(chats, self._encode([chat.text for chat in chats]), strict=True):
+        for chat, encoding in zip(chats, encodings, strict=True):
             try:
-                results.append(self._label(chat, encoded))
+                results.append(self._label(chat, _encoded(encoding)))
             except RowError as error:
                 results.append(error)
         return results
 
-    def texts(self, texts: Sequence[Text]) -> list[Labelled | RowError]:
-        """Tokenise texts as the tokenizer begins one (a BOS where the model has it), with the end token after each."""
-        encoded = self._inner.encode_batch([text.text for text in texts], add_special_tokens=True)
+    def texts(self, encodings: Sequence[Any]) -> list[Labelled | RowError]:
+        """Label plain texts, with the end token after each."""
         results: list[Labelled | RowError] = []
-        for encoding in encoded:
+        for encoding in encodings:
             ids = encoding.ids if encoding.ids[-1:] == [self._end] else [*encoding.ids, self._end]
             row = self._whole(np.asarray(ids, dtype=np.int32), np.ones(len(ids), dtype=np.bool_))
             results.append(Labelled(row.input_ids, row.trained, np.array([len(ids) - 1])))
@@ -118,21 +142,17 @@ class Labeller:
         trained[:1] = False
         return Labelled(ids, trained, np.flatnonzero(trained & np.isin(ids, self._markers)))
 
-    def _encode(self, texts: list[str]) -> list[_Encoded]:
-        # The template writes all special tokens itself; adding them again would double the BOS.
-        return [_encoded(encoding) for encoding in self._inner.encode_batch(texts, add_special_tokens=False)]
-
     def _label(self, chat: Chat, encoded: _Encoded) -> Labelled:
         edges = sorted({edge for span in chat.spans for edge in span})
-        if any(((encoded.starts < edge) & (edge < encoded.ends)).any() for edge in edges):
+        if encoded.straddles(edges):
             encoded = self._encode_pieces(chat.text, edges)
         trained = np.zeros(len(encoded.ids), dtype=np.bool_)
         stops = []
-        for start, end in chat.spans:
-            inside = np.flatnonzero((start <= encoded.starts) & (encoded.ends <= end))
-            kept, stop = self._without_tail(inside, encoded, chat.text)
-            trained[inside if chat.whole else kept] = True
-            stops += stop
+        for span in chat.spans:
+            first, end = encoded.inside(span)
+            stop = self._stop(first, end, encoded, chat.text)
+            trained[first : end if chat.whole or stop is None else stop + 1] = True
+            stops += [] if stop is None else [stop]
         trained[:1] = False  # nothing predicts the first token
         if not trained.any():
             raise _nothing("the chat template leaves no token of the assistant's turns")
@@ -141,27 +161,24 @@ class Labeller:
             found = np.flatnonzero(trained & (encoded.ids == encoded.ids[stops[-1]]))
         return Labelled(encoded.ids, trained, found[trained[found]])
 
-    def _without_tail(
-        self, inside: NDArray[np.intp], encoded: _Encoded, text: str
-    ) -> tuple[NDArray[np.intp], list[int]]:
-        """Leave out what the template writes after the end-of-turn token: the model stops there in use.
+    def _stop(self, first: int, end: int, encoded: _Encoded, text: str) -> int | None:
+        """The position of the token that ends a turn; only blanks follow it.
 
-        A template without such a token ends a turn with plain text, and then that text is the end and is trained.
-
-        Returns:
-            The trained positions, and the position of the end-of-turn token where there is one.
+        What the template writes after it is not trained: the model stops there in use. A template without such a token
+        ends a turn with plain text, and then that text is the end and is trained.
         """
-        marks = np.flatnonzero(np.isin(encoded.ids[inside], self._markers))
+        marks = np.flatnonzero(self._is_marker[encoded.ids[first:end]])
         if not len(marks):
-            return inside, []
-        last = int(marks[-1])
-        tail = text[encoded.ends[inside[last]] : encoded.ends[inside[-1]]]
-        return (inside, []) if tail.strip() else (inside[: last + 1], [int(inside[last])])
+            return None
+        last = first + int(marks[-1])
+        return None if text[encoded.ends[last] : encoded.ends[end - 1]].strip() else last
 
     def _encode_pieces(self, text: str, edges: list[int]) -> _Encoded:
         cuts = sorted({0, *edges, len(text)})
         starts = [a for a, b in pairwise(cuts) if a < b]
-        pieces = self._encode([text[a:b] for a, b in pairwise(cuts) if a < b])
+        # The template writes all special tokens itself; adding them again would double the BOS.
+        encodings = self.tokenize([text[a:b] for a, b in pairwise(cuts) if a < b], begun=True)
+        pieces = [_encoded(encoding) for encoding in encodings]
         whole = _Encoded(
             np.concatenate([piece.ids for piece in pieces]),
             np.concatenate([piece.starts + start for piece, start in zip(pieces, starts, strict=True)]),
@@ -178,10 +195,12 @@ class Labeller:
 
 def _encoded(encoding: Any) -> _Encoded:
     """Leading blanks belong to the token that follows them: many tokenizers leave them out of the offsets."""
-    offsets = np.asarray(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+    ids, pairs = encoding.ids, encoding.offsets
+    offsets = np.fromiter(chain.from_iterable(pairs), np.int32, 2 * len(ids)).reshape(-1, 2)
     ends = np.maximum.accumulate(offsets[:, 1])
     reached = np.concatenate([np.zeros(min(1, len(ends)), dtype=np.int32), ends[:-1]])
-    return _Encoded(np.asarray(encoding.ids, dtype=np.int32), np.minimum(offsets[:, 0], reached), ends)
+    starts = np.minimum.accumulate(np.minimum(offsets[:, 0], reached)[::-1])[::-1]
+    return _Encoded(np.fromiter(ids, np.int32, len(ids)), starts, ends)
 
 
 def _nothing(why: str) -> RowError:

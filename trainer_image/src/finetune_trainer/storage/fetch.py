@@ -14,7 +14,7 @@ from finetune_trainer.errors import RunError
 from finetune_trainer.storage import choose
 from finetune_trainer.storage.kept import Kept
 from finetune_trainer.storage.meter import Meter
-from finetune_trainer.storage.select import select
+from finetune_trainer.storage.select import hidden, select
 from finetune_trainer.storage.store import Entry, ObjectMissingError, Store, open_store
 
 Say = Callable[[str], None]
@@ -180,6 +180,6 @@ def _digests(store: Store, listing: list[Entry]) -> dict[str, str]:
 
 def _near(store: Store, name: str) -> str:
     """Name keys that look alike, out of the first thousand."""
-    names = [entry.path for entry in store.list(limit=1000)]
-    near = get_close_matches(name, names, n=3) or names[:3]
+    names = [entry.path for entry in store.list(limit=1000) if not hidden(entry.path)]
+    near = get_close_matches(name, names, n=3) or names[:5]
     return f"Correct the URI; there are: {', '.join(near)}." if near else f"Nothing is below {store.uri}/."

@@ -33,13 +33,18 @@ class Selection:
 
         A prefix means the files that hold rows, as their names tell; a pattern means whatever it matches.
         """
-        seen = [entry for entry in listing if not any(part[:1] in (".", "_") for part in entry.path.split("/"))]
+        seen = [entry for entry in listing if not hidden(entry.path)]
         if self.pattern:
             wanted = re.compile(_regex(self.pattern))
             chosen = [entry for entry in seen if wanted.fullmatch(entry.path)]
         else:
             chosen = [entry for entry in seen if readable(entry.path)]
         return sorted(chosen, key=lambda entry: entry.path)
+
+
+def hidden(path: str) -> bool:
+    """Whether a part of the path starts with . or _, as markers, caches and half-written files do."""
+    return any(part[:1] in (".", "_") for part in path.split("/"))
 
 
 def select(uri: str) -> Selection:

@@ -15,13 +15,13 @@ ROWS = 500
 
 def read_parquet(path: Path) -> Iterator[Record]:
     """Read a Parquet file, one piece of a row group at a time."""
-    with parquet.ParquetFile(path, memory_map=True, buffer_size=BUFFER, pre_buffer=False) as file:
+    with parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
         yield from _records(file.iter_batches(batch_size=ROWS, use_threads=False))
 
 
 def read_arrow(path: Path) -> Iterator[Record]:
     """Read an Arrow file in either of its two forms: with an index at the end (file) or without (stream)."""
-    with pa.memory_map(str(path)) as source:
+    with pa.OSFile(str(path)) as source:
         try:
             file = ipc.open_file(source)
         except pa.ArrowInvalid:
