@@ -195,7 +195,7 @@ def test_preparing_asks_for_no_gpu() -> None:
     assert not {"nodeSelector", "runtimeClassName"} & pod.keys()
     assert pod["tolerations"] == pod_of(manifest(spec))["tolerations"]
     run = RunFile.from_json(job["spec"]["template"]["metadata"]["annotations"][ANNOTATION_RUN_FILE])
-    assert (run.stage, run.processes, run.gpus) == (Stage.PREPARE, 1, 0)
+    assert (run.stage, run.processes) == (Stage.PREPARE, 1)
     assert job["metadata"]["labels"]["finetune.dev/stage"] == "prepare"
     assert job["metadata"]["name"] != manifest(spec)["metadata"]["name"]
     chosen = {**spec, "resources": {**spec["resources"], "prepare": {"nodeSelector": {"pool": "cpu"}}}}

@@ -19,7 +19,7 @@ from finetune_trainer.data.tokens import IGNORED, TokenRow
 from finetune_trainer.fast import attention, blocked, gemm, loss
 from finetune_trainer.fast.lora import FastLinear
 from finetune_trainer.fast.switch import FastPaths, turn_on
-from finetune_trainer.methods.lora import add_adapter
+from finetune_trainer.methods.adapter import add_adapter
 from finetune_trainer.training.isolation import packing_error
 from finetune_trainer.training.loss import nll_sum
 from finetune_trainer.training.model import load_base

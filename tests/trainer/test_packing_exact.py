@@ -14,7 +14,7 @@ from finetune_trainer.data.collate import Collator, PackCollator
 from finetune_trainer.data.packing import Pack, Packs
 from finetune_trainer.data.tokens import IGNORED, TokenRow
 from finetune_trainer.errors import RunError
-from finetune_trainer.methods.lora import add_adapter
+from finetune_trainer.methods.adapter import add_adapter
 from finetune_trainer.training.isolation import check_isolation
 from finetune_trainer.training.loss import mean_nll, nll_sum, trained_logits
 from finetune_trainer.training.model import load_base

@@ -9,7 +9,7 @@ from finetune_trainer.supervisor import launch
 RANK = """
 import os, signal, sys, time
 names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR")
-print(*[f"{name}={os.environ[name]}" for name in names], *sys.argv[1:], flush=True)
+os.write(1, " ".join([*[f"{name}={os.environ[name]}" for name in names], *sys.argv[1:], "\\n"]).encode())  # one piece
 other = f"{__file__}.started"
 if os.environ["RANK"] == "1":
     while not os.path.exists(other):

@@ -15,6 +15,7 @@ def write_rows(folder: Path, rows: list[TokenRow]) -> Rows:
     """Rows that come from lines 1, 2, ... of a file `rows.jsonl`."""
     import numpy as np
 
+    folder.mkdir(parents=True, exist_ok=True)
     with ShardWriter(folder) as writer:
         for line, row in enumerate(rows, start=1):
             writer.add(Labelled(row.input_ids, row.labels != IGNORED, np.zeros(0, np.intp)), 0, line)

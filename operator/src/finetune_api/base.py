@@ -100,6 +100,15 @@ Quantity = Annotated[
 ]
 """A Kubernetes resource quantity; a bare integer is allowed as everywhere in Kubernetes."""
 
+_UNITS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+def quantity(text: str) -> float:
+    """The number that a Quantity stands for: 24Gi is 25769803776."""
+    number = text.rstrip("kKmMgGtTi")
+    return float(number) * _UNITS.get(text[len(number) :], 1)
+
+
 _BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 _CLAIM = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _PATH = r"(/[A-Za-z0-9._=+@ /-]*)?"

@@ -187,6 +187,9 @@ class Outcome(_Document):
     """Evaluation loss (mean NLL per trained token, nats) of the base model."""
     loss_after: float | None = None
     peak_memory_bytes: int | None = Field(default=None, ge=0)
+    """Measured: of the GPU where there is one, else of the training process."""
+    estimated_memory_bytes: int | None = Field(default=None, ge=0)
+    """Of the same, told before."""
 
     def to_termination_message(self) -> str:
         """Render as JSON of at most 4096 bytes; message and hint are cut first, facts never."""

@@ -27,7 +27,9 @@ class RunFile(Object):
     processes: Annotated[int, Field(ge=1, le=16)] = 1
     """Worker processes on this node: one per GPU, or one on the CPU."""
     gpus: Annotated[int, Field(ge=0, le=16)] = 0
-    """GPUs that must be there: a broken one shall not turn into days of training on the CPU."""
+    """GPUs of the training: a broken one shall not turn into days of training on the CPU."""
+    gpu_memory: str | None = None
+    """Memory of one GPU, as a Kubernetes quantity, where the job says it."""
     model: Model
     """As in the spec."""
     dataset: Dataset
@@ -55,7 +57,6 @@ class RunFile(Object):
     ) -> "RunFile":
         """The run file of one attempt of `job`; `micro_batch_size` replaces the spec's once GPU memory ran out."""
         spec = job.spec
-        gpus = spec.resources.gpus if stage is Stage.TRAIN else 0
         smaller = {"micro_batch_size": micro_batch_size or spec.training.micro_batch_size}
         return RunFile(
             name=job.metadata.name,
@@ -63,8 +64,9 @@ class RunFile(Object):
             uid=uid,
             stage=stage,
             attempt=attempt,
-            processes=max(1, gpus),
-            gpus=gpus,
+            processes=max(1, spec.resources.gpus) if stage is Stage.TRAIN else 1,
+            gpus=spec.resources.gpus,
+            gpu_memory=spec.resources.gpu_memory,
             model=spec.model,
             dataset=spec.dataset,
             method=spec.method,

@@ -115,8 +115,10 @@ class EvaluationStatus(Object):
 class MemoryStatus(Object):
     """Memory of the trainer."""
 
-    peak_bytes: Number
-    """Largest resident size on the CPU, or largest allocation on the GPU."""
+    estimated_bytes: Number | None = None
+    """What training will take by our estimate: of one GPU, or resident on the CPU."""
+    peak_bytes: Number | None = None
+    """What it took: largest allocation on the GPU, or largest resident size on the CPU."""
 
 
 class AttemptStatus(Object):

@@ -153,8 +153,10 @@ def show_outcome(status: Status, outcome: Outcome) -> None:
     if outcome.loss_before is not None or outcome.loss_after is not None:
         losses = {"loss_before": _decimal(outcome.loss_before), "loss_after": _decimal(outcome.loss_after)}
         status.evaluation = EvaluationStatus().model_copy(update=losses)
-    if outcome.peak_memory_bytes is not None:
-        status.memory = MemoryStatus(peak_bytes=outcome.peak_memory_bytes)
+    told = {"estimated_bytes": outcome.estimated_memory_bytes, "peak_bytes": outcome.peak_memory_bytes}
+    known = {name: value for name, value in told.items() if value is not None}
+    if known:
+        status.memory = (status.memory or MemoryStatus()).model_copy(update=known)
     if status.artifact:
         reached = status.progress or ProgressStatus()
         total = reached.total_steps or outcome.step

@@ -1,4 +1,4 @@
-"""The parts of a run's peak memory, and the largest micro-batch that fits.
+"""The parts of a run's peak memory.
 
 weights       the base as it is stored: quantized linear layers, the rest in the compute dtype
 adapter       float32, its gradients, and the optimizer's state
@@ -27,17 +27,6 @@ _BLOCK, _OUTER_BLOCK = 64, 256  # bitsandbytes' block sizes of 4-bit weights and
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a micro-batch looks like at its largest."""
-
-    rows: int
-    length: int
-    """Tokens of a row; of a pack where rows are packed."""
-    trained: int
-    """Of them, trained ones."""
-
-
-@dataclass(frozen=True)
 class Estimate:
     """Bytes at the peak."""
 
@@ -60,36 +49,71 @@ class Estimate:
         return f"{self.total >> 20} MiB: " + ", ".join(f"{name} {size >> 20}" for size, name in parts)
 
 
-def estimate(run: RunFile, model: Path, shape: Shape, dtype: torch.dtype, device: str) -> Estimate:
-    """Estimate the peak of training.
+@dataclass(frozen=True)
+class Anatomy:
+    """What a run's memory is made of, for sequences of one length; micro-batches of any size follow from it."""
+
+    weights: int
+    parameters: int
+    """Trained ones."""
+    state_bytes: int
+    """Of the optimizer, for each of them."""
+    kept: int
+    """Bytes that one sequence keeps for the backward pass, up to the head's input."""
+    layers: int
+    layer_input: int
+    """Bytes of one sequence between two layers."""
+    logits: int
+    """Of one sequence."""
+    hidden: int
+    """Bytes of the hidden states from which those are made."""
+    fast: bool
+    overhead: int
+
+    def peak(self, rows: int, *, checkpointing: bool) -> Estimate:
+        """The estimate for micro-batches of `rows` sequences."""
+        kept = self.kept
+        if checkpointing:  # the input of each layer, and all of one layer at a time
+            kept = kept // self.layers + self.layers * self.layer_input
+        head = 3 * 4 * rows * self.logits  # float32, with softmax and gradient
+        if self.fast:
+            head = 2 * 4 * min(rows * self.logits, CHUNK_ELEMENTS) + rows * self.hidden
+        return Estimate(
+            weights=self.weights,
+            adapter=4 * self.parameters,
+            gradients=4 * self.parameters,
+            optimizer=self.state_bytes * self.parameters,
+            activations=rows * kept,
+            head=head,
+            overhead=self.overhead,
+        )
+
+
+def anatomy(run: RunFile, model: Path, length: int, trained: int, dtype: torch.dtype, device: str) -> Anatomy:
+    """Take a run apart.
 
     Args:
         run: Its method and its training.
         model: A folder with config.json.
-        shape: The largest micro-batch.
+        length: Tokens of the longest sequence; of a pack where rows are packed.
+        trained: Of them, trained ones.
         dtype: What training computes in.
         device: cpu or cuda.
     """
     bones = skeleton(model, run.method, dtype)
     base = base_of(bones)
-    trained = sum(parameter.numel() for parameter in bones.parameters() if parameter.requires_grad)
-    checkpointing = run.training.gradient_checkpointing
-    config = base.config.get_text_config()
-    layers, width, words = config.num_hidden_layers, config.hidden_size, config.vocab_size
-    weights = _weights(bones, base, run.method, dtype)
-    fast = run.training.fast_paths
-    kept = saved_bytes(
-        bones, shape.rows, shape.length, shape.trained, dtype=dtype, fast=fast, packed=run.training.packing
-    )
-    if checkpointing:  # the input of each layer, and all of one layer at a time
-        kept = kept // layers + layers * shape.rows * shape.length * width * dtype.itemsize
-    return Estimate(
-        weights=weights,
-        adapter=4 * trained,
-        gradients=4 * trained,
-        optimizer=_STATES.get(run.training.optimizer.type, 2 if "8bit" in run.training.optimizer.type else 8) * trained,
-        activations=kept,
-        head=_head(shape, width, words, dtype, fast=fast),
+    config, optimizer = base.config.get_text_config(), run.training.optimizer.type
+    between = config.hidden_size * dtype.itemsize
+    return Anatomy(
+        weights=_weights(bones, base, run.method, dtype),
+        parameters=sum(parameter.numel() for parameter in bones.parameters() if parameter.requires_grad),
+        state_bytes=_STATES.get(optimizer, 2 if "8bit" in optimizer else 8),
+        kept=saved_bytes(bones, length, trained, dtype=dtype, fast=run.training.fast_paths),
+        layers=config.num_hidden_layers,
+        layer_input=length * between,
+        logits=trained * config.vocab_size,
+        hidden=trained * between,
+        fast=run.training.fast_paths,
         overhead=OVERHEAD[device],
     )
 
@@ -109,11 +133,3 @@ def _bits(method: Method) -> float:
     if quantization is None or quantization.type is QuantizationType.INT8:
         return 8.0
     return 4 + (8 / _BLOCK + 32 / (_BLOCK * _OUTER_BLOCK) if quantization.double_quantization else 32 / _BLOCK)
-
-
-def _head(shape: Shape, width: int, words: int, dtype: torch.dtype, *, fast: bool) -> int:
-    """Logits in float32, with their softmax and gradient; in chunks where the loss is."""
-    positions = shape.rows * shape.trained
-    if not fast:
-        return 3 * 4 * positions * words
-    return 2 * 4 * min(positions * words, CHUNK_ELEMENTS) + positions * width * dtype.itemsize

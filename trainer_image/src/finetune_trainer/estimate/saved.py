@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from finetune_trainer.estimate.skeleton import imagine
 from finetune_trainer.fast import attention, lora
@@ -12,20 +14,18 @@ from finetune_trainer.fast.gemm import onednn_pays
 from finetune_trainer.fast.switch import base_of
 from finetune_trainer.training.loss import has_sparse_head
 
+_UNMASKED = "sdpa_without_mask"
 
-def saved_bytes(
-    model: Any, rows: int, length: int, positions: int, *, dtype: torch.dtype, fast: bool, packed: bool
-) -> int:
-    """Bytes kept up to the head's input; the head's own are the caller's to add.
+
+def saved_bytes(model: Any, length: int, positions: int, *, dtype: torch.dtype, fast: bool) -> int:
+    """Bytes that one sequence keeps up to the head's input; the head's own are the caller's to add.
 
     Args:
         model: From `skeleton`; it is used up.
-        rows: Sequences of the micro-batch.
-        length: Tokens of each.
-        positions: Of each, those whose logits are wanted.
+        length: Tokens of the sequence.
+        positions: Of them, those whose logits are wanted.
         dtype: What is computed in.
         fast: Whether the fast paths are on.
-        packed: Whether a sequence is a pack.
     """
     onednn_pays()  # it asks with real numbers, once
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -50,20 +50,19 @@ def saved_bytes(
         stack.callback(base.set_output_embeddings, head)
         stack.enter_context(torch.autocast("cpu", dtype, enabled=dtype is not torch.float32))
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
-        ids = torch.zeros((rows, length), dtype=torch.int64)
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if packed and fast:
-            inputs = {"input_ids": ids, "position_ids": _one_document(base, rows, length)}
+        inputs = {"input_ids": torch.zeros((1, length), dtype=torch.int64), "position_ids": torch.arange(length)[None]}
+        _attend(base, inputs["position_ids"], fast=fast)
         if has_sparse_head(model):
             inputs["logits_to_keep"] = torch.arange(positions)
         model(**inputs, use_cache=False)
     return sum(size for size, _ in kept.values())
 
 
-def _one_document(base: Any, rows: int, length: int) -> torch.Tensor:
-    """Positions of a pack of one row: shapes cannot be read, so its documents are told."""
+def _attend(base: Any, positions: torch.Tensor, *, fast: bool) -> None:
+    """Let the layers attend as they do to a sequence without pads, for which no mask is built: shapes cannot tell."""
     attention.register()
-    base.set_attn_implementation(attention.NAME)
-    positions = torch.arange(length)[None].expand(rows, length)
-    attention._seen[positions] = [(row, 0, length) for row in range(rows)]  # noqa: SLF001
-    return positions
+    AttentionInterface.register(_UNMASKED, sdpa_attention_forward)
+    AttentionMaskInterface.register(_UNMASKED, lambda **_: None)
+    if base.config._attn_implementation == attention.REPLACES:  # noqa: SLF001
+        base.set_attn_implementation(attention.NAME if fast else _UNMASKED)
+    attention._seen[positions] = [(0, 0, positions.shape[1])]  # noqa: SLF001 - it would be read from the numbers

@@ -1,6 +1,7 @@
-"""From the dataset's URIs to checked, tokenised rows, without the model: only its tokenizer is needed.
+"""From the dataset's URIs to checked, tokenised rows, without a weight: of the model only config and tokenizer.
 
 rows     download, check and tokenise, into the scratch folder
 stored   the same rows in storage, below `.finetune/<uid>/prepared/`
-stage    the `prepare` stage: the two above, and an outcome
+memory   what training will take, by our estimate
+stage    the `prepare` stage: the three above, and an outcome
 """

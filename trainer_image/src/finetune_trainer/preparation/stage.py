@@ -42,6 +42,11 @@ def execute(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
     train, *others = [Dataset.open(folder) for folder in rows.folders]
     for shown in show_trained(train.rows, load_tokenizer(work.model)):
         reporter.say(f"trained is what stands between >>> and <<<: {shown}")
+    stop.check()
+    from finetune_trainer.preparation.memory import check_memory  # noqa: PLC0415 - bad rows shall not wait for torch
+
+    memory = check_memory(run, work, train.facts)
+    reporter.say(f"training will take about {memory}")
     found = report(train, others[0] if others else None)
     message = f"{found.rows} rows are ready, {found.tokens} tokens, {found.trained_tokens} of them trained"
-    return Outcome(reason=Reason.PREPARED, message=message, dataset=found)
+    return Outcome(reason=Reason.PREPARED, message=message, dataset=found, estimated_memory_bytes=memory.total)

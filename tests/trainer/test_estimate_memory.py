@@ -1,0 +1,115 @@
+"""The memory estimate counts what the real code keeps, and a run that cannot fit is refused with what would fit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune_api.base import quantity
+from finetune_api.names import Stage
+from finetune_api.outcome import Reason
+from finetune_api.run import RunFile
+from finetune_api.v1alpha1 import Method
+from finetune_trainer.errors import RunError
+from finetune_trainer.estimate.estimate import anatomy
+from finetune_trainer.estimate.saved import saved_bytes
+from finetune_trainer.estimate.skeleton import skeleton
+from finetune_trainer.fast.switch import base_of, turn_on
+from finetune_trainer.methods.adapter import add_adapter
+from finetune_trainer.preparation.stage import execute as prepare_stage
+from finetune_trainer.training.model import load_base
+from finetune_trainer.training.stop import StopSwitch
+from finetune_trainer.workdir import WorkDir
+from tests.trainer.tinyrun import run_file
+
+ROWS, LENGTH, POSITIONS = 3, 64, 20
+
+
+def really_kept(model: Any, *, fast: bool, packed: bool) -> int:
+    """Bytes that torch keeps for the backward pass of a real forward, up to the input of the head."""
+    model.train()
+    if fast:
+        turn_on(model, torch.arange(3, 12)[None])
+    model.train()
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    base_of(model).lm_head = torch.nn.Identity()
+    ids = torch.full((ROWS, LENGTH), 7)
+    places: dict[str, Any] = {"attention_mask": torch.ones_like(ids)}
+    if packed:
+        places = {"position_ids": torch.arange(LENGTH)[None].expand(ROWS, -1).contiguous()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(input_ids=ids, **places, logits_to_keep=torch.arange(POSITIONS), use_cache=False)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize(
+    ("method", "fast", "packed"),
+    [
+        ({"type": "LoRA", "rank": 4}, True, False),
+        ({"type": "LoRA", "rank": 4}, True, True),
+        ({"type": "LoRA", "rank": 4}, False, False),
+        ({"type": "IA3"}, False, False),
+    ],
+)
+def test_shapes_tell_what_numbers_keep(model: Path, method: dict[str, Any], fast: bool, packed: bool) -> None:
+    """Three rows keep three times what one forward pass on shapes alone counts, within a few small shared tensors."""
+    chosen = Method.model_validate(method)
+    told = saved_bytes(skeleton(model, chosen, torch.float32), LENGTH, POSITIONS, dtype=torch.float32, fast=fast)
+    real = add_adapter(load_base(model, chosen, torch.float32, torch.device("cpu")), chosen, 1)
+    assert ROWS * told == pytest.approx(really_kept(real, fast=fast, packed=packed), rel=0.03)
+
+
+def test_weights_as_they_are_stored(model: Path, tmp_path: Path) -> None:
+    """Bytes of a loaded NF4 base, its scales too, and four bytes for each number of the adapter."""
+    run = run_file(tmp_path, model)
+    told = anatomy(run, model, 32, 8, torch.float32, "cpu").peak(1, checkpointing=False)
+    base = load_base(model, run.method, torch.float32, torch.device("cpu"))
+    scales = [
+        m.weight.quant_state
+        for m in base.modules()
+        if hasattr(m.weight if hasattr(m, "weight") else None, "quant_state")
+    ]
+    stored = sum(p.numel() * p.element_size() for p in base.parameters())
+    stored += sum(s.absmax.numel() + 4 * s.state2.absmax.numel() for s in scales)
+    assert scales
+    assert told.weights == pytest.approx(stored, rel=0.01)
+    tuned = add_adapter(base, run.method, 1)
+    assert told.adapter == sum(4 * p.numel() for p in tuned.parameters() if p.requires_grad)
+
+
+def prepare(run: RunFile, work: Path, **resources: Any) -> Any:
+    """The prepare stage of a run for one GPU."""
+    staged = run.model_copy(update={"stage": Stage.PREPARE, "gpus": 1, **resources})
+    return prepare_stage(RunFile.from_json(staged.to_json()), WorkDir(work), StopSwitch())
+
+
+def test_what_cannot_fit_is_refused_before_a_gpu_is_held(model: Path, tmp_path: Path) -> None:
+    """The message holds both numbers, the hint what would fit; with that, or with more memory, it is prepared."""
+    run = run_file(tmp_path, model, batchSize=4096, microBatchSize=4096)
+    enough = prepare(run, tmp_path / "a").estimated_memory_bytes
+    assert prepare(run, tmp_path / "b", gpu_memory=f"{enough // 2**20 + 1}Mi").estimated_memory_bytes == enough
+    with pytest.raises(RunError, match=r"needs about \d+\.\d GiB .* resources\.gpuMemory is 900Mi") as caught:
+        prepare(run, tmp_path / "c", gpu_memory="900Mi")
+    assert caught.value.reason is Reason.INVALID_CONFIGURATION
+    size = int(caught.value.hint.partition("training.microBatchSize: ")[2].partition(" ")[0])
+    assert 1 <= size < 4096
+    smaller = run.training.model_copy(update={"micro_batch_size": size})
+    fits = prepare(run.model_copy(update={"training": smaller}), tmp_path / "d", gpu_memory="900Mi")
+    assert fits.estimated_memory_bytes <= quantity("900Mi")
+    assert json.loads(fits.to_termination_message())["estimatedMemoryBytes"] == fits.estimated_memory_bytes
+
+
+@pytest.mark.parametrize(("text", "number"), [("24Gi", 24 * 2**30), ("1500m", 1.5), ("2", 2), ("1.5G", 1.5e9)])
+def test_quantities(text: str, number: float) -> None:
+    """As Kubernetes reads them."""
+    assert quantity(text) == number

@@ -1,0 +1,63 @@
+"""Tell what training will take of a GPU's memory before one is held, and refuse what cannot fit."""
+
+import math
+
+import torch
+
+from finetune_api.base import quantity
+from finetune_api.outcome import Reason
+from finetune_api.run import RunFile
+from finetune_api.v1alpha1 import Precision
+from finetune_trainer.data.shards import Facts
+from finetune_trainer.errors import RunError
+from finetune_trainer.estimate.estimate import Anatomy, Estimate, anatomy
+from finetune_trainer.workdir import WorkDir
+
+_DTYPES = {
+    Precision.BFLOAT16: torch.bfloat16,
+    Precision.FLOAT16: torch.float16,
+    Precision.FLOAT32: torch.float32,
+}
+
+
+def check_memory(run: RunFile, work: WorkDir, facts: Facts) -> Estimate:
+    """Estimate the peak of one training process, with the longest row in every place of the micro-batch.
+
+    Raises:
+        RunError: InvalidConfiguration where `resources.gpuMemory` is less, with what would fit.
+    """
+    training, parts = run.training, _anatomy(run, work, facts)
+    told = parts.peak(training.micro_batch_size, checkpointing=training.gradient_checkpointing)
+    if run.gpu_memory is None or not run.gpus or told.total <= quantity(run.gpu_memory):
+        return told
+    raise RunError(
+        Reason.INVALID_CONFIGURATION,
+        f"training needs about {_gib(told.total)} of GPU memory and resources.gpuMemory is {run.gpu_memory}; in MiB, "
+        f"{str(told).partition(': ')[2]}",
+        _remedy(run, parts, quantity(run.gpu_memory)),
+    )
+
+
+def _remedy(run: RunFile, parts: Anatomy, limit: float) -> str:
+    """What would fit and give the same result, the fastest first."""
+    micro, share = run.training.micro_batch_size, run.training.batch_size // max(1, run.gpus)
+    sizes = [size for size in range(micro, 0, -1) if share % size == 0]
+    for checkpointing in (False, True):
+        for size in sizes:
+            told = parts.peak(size, checkpointing=checkpointing).total
+            if told <= limit:
+                fields = f"training.microBatchSize: {size}" + (", gradientCheckpointing: true" if checkpointing else "")
+                return f"With {fields} it needs about {_gib(told)}; the result stays the same."
+    return "Lower training.maxLength or method.rank, or use a GPU with more memory."
+
+
+def _anatomy(run: RunFile, work: WorkDir, facts: Facts) -> Anatomy:
+    training = run.training
+    length = training.max_length if training.packing else min(facts.longest, training.max_length)
+    trained = math.ceil(length * facts.trained_tokens / facts.tokens)
+    dtype = _DTYPES.get(training.precision, torch.bfloat16 if run.gpus else torch.float32)
+    return anatomy(run, work.model, length, trained, dtype, "cuda" if run.gpus else "cpu")
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
