@@ -108,6 +108,8 @@ class Doctor:
         self._quarantine = quarantine
         self._skips = options.dataset.invalid_rows.policy is InvalidRowPolicy.SKIP
         self._too_long = Findings()
+        self._filled: set[int] = set()
+        """Numbers of the files that have rows."""
 
     def treat(self, batches: Iterator[list[Origin]], say: Say) -> None:
         """Read, encode and write all rows: a batch is tokenised in a thread while its neighbours are read and written.
@@ -131,6 +133,7 @@ class Doctor:
         self.seen += len(batch)
         readable = _Readable([], [])
         for origin in batch:
+            self._filled.add(origin.file)
             try:
                 if isinstance(origin.record.row, RowError):
                     raise origin.record.row
@@ -154,6 +157,9 @@ class Doctor:
         Raises:
             RunError: It may not.
         """
+        empty = [file.name for number, file in enumerate(self._source.files) if number not in self._filled]
+        if empty:
+            say(f"{self._source.name}: {len(empty)} files have no rows, for instance {empty[0]}")
         if self.invalid.count:
             self._judge_invalid(say)
         if self._too_long.count:
