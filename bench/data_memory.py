@@ -18,7 +18,8 @@ from transformers import AutoTokenizer
 
 from finetune_api.v1alpha1 import Dataset
 from finetune_trainer.data.dataset import Dataset as Prepared
-from finetune_trainer.data.prepare import Options, prepare
+from finetune_trainer.data.options import Options
+from finetune_trainer.data.prepare import prepare
 from finetune_trainer.data.source import DataFile, Source
 
 WORDS = ("the", "model", "learns", "to", "answer", "a", "question", "with", "few", "words", "and", "then", "to", "stop")

@@ -11,7 +11,8 @@ from finetune_trainer.data.collate import Collator
 from finetune_trainer.data.containers import reads
 from finetune_trainer.data.dataset import Dataset, show_trained
 from finetune_trainer.data.key import shard_key
-from finetune_trainer.data.prepare import Options, prepare
+from finetune_trainer.data.options import Options
+from finetune_trainer.data.prepare import prepare
 from finetune_trainer.data.shards import QUARANTINE, open_shards
 from finetune_trainer.data.source import DataFile, Source
 from finetune_trainer.storage import Store
