@@ -61,7 +61,7 @@ class Supervised:
     def wait_for(self, word: str) -> str:
         """Read the output up to a line that starts with this word, and return the line."""
         assert self.process.stdout
-        return next(line for line in self.process.stdout if line.split()[0] == word)
+        return next(line for line in self.process.stdout if line.split()[:1] == [word])
 
     def ended(self) -> tuple[int, Outcome, str]:
         """The exit code, the termination message, and the rest of the output."""
@@ -165,9 +165,7 @@ def test_stop_reaches_the_worker(start: Start, number: signal.Signals) -> None:
 
 def test_stop_reaches_the_ranks_and_not_the_launcher(start: Start) -> None:
     """Where there is a launcher, the processes with a rank get the signal, and only they."""
-    rank = (
-        "import os,signal,time; signal.signal(15, lambda *_: os._exit(7)); print('ready', flush=True); time.sleep(100)"
-    )
+    rank = "import os,signal,time; signal.signal(15, lambda *_: os._exit(7)); os.write(1, b'ready\\n'); time.sleep(100)"
     launcher = f"""
 signal.signal(signal.SIGTERM, lambda *_: say("launcher was told"))
 environment = [dict(os.environ, LOCAL_RANK=str(n)) for n in range(2)]
