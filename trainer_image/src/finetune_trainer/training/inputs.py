@@ -15,6 +15,7 @@ from finetune_trainer.data.options import Options
 from finetune_trainer.data.prepare import prepare
 from finetune_trainer.data.shards import QUARANTINE, open_shards
 from finetune_trainer.data.source import DataFile, Source
+from finetune_trainer.errors import RunError
 from finetune_trainer.storage import Store
 from finetune_trainer.storage.fetch import fetch_files, fetch_model
 from finetune_trainer.training.model import check_files, load_tokenizer
@@ -80,8 +81,10 @@ def bring_inputs(session: Session, store: Store) -> Inputs:
         check_files(session.work.model)
         try:
             _prepare(session, sources)
-        finally:
+        except RunError:  # too many rows were bad: now they are wanted most
             _upload_quarantine(session, folders, store)
+            raise
+        _upload_quarantine(session, folders, store)
     processes.barrier()
     tokenizer = load_tokenizer(session.work.model)
     train, *others = [Dataset.open(folder) for folder in folders]
