@@ -19,6 +19,8 @@ from finetune_trainer.data.source import BrokenSourceError, Origin, Source, read
 from finetune_trainer.data.verdict import judge
 from finetune_trainer.errors import RunError
 
+__all__ = ["Options", "prepare"]
+
 BATCH = 500
 """Rows that are tokenised in one call: enough to keep the tokenizer's threads busy, few enough to stay small."""
 Say = Callable[[str], None]
