@@ -40,7 +40,8 @@ def judge(source: Source, options: Options, doctor: Doctor, say: Say) -> None:
             Reason.INVALID_DATASET,
             f"in none of the {doctor.tally.rows} rows of {source.name} is a token trained that ends a turn (the "
             "tokenizer's eos_token, or another special token at the turn's end): the model would never stop",
-            "Use a chat template that ends the assistant's turn with such a token, and rows that are not cut off.",
+            "Raise training.maxLength where every row is cut there; else use a chat template that ends the assistant's "
+            "turn with such a token.",
         )
 
 
