@@ -10,7 +10,8 @@ import pytest
 
 from finetune_api.v1alpha1 import Dataset as Spec
 from finetune_trainer.data.dataset import Dataset
-from finetune_trainer.data.prepare import Options, prepare
+from finetune_trainer.data.options import Options
+from finetune_trainer.data.prepare import prepare
 from finetune_trainer.data.source import DataFile, Source
 from finetune_trainer.errors import RunError
 from tests.tiny import tiny_tokenizer

@@ -14,7 +14,8 @@ from pyarrow import parquet
 from finetune_api.v1alpha1 import Dataset as Spec
 from finetune_trainer.data.containers import read_records
 from finetune_trainer.data.dataset import Dataset
-from finetune_trainer.data.prepare import Options, prepare
+from finetune_trainer.data.options import Options
+from finetune_trainer.data.prepare import prepare
 from finetune_trainer.data.source import DataFile, Source
 from tests.tiny import tiny_tokenizer
 

@@ -199,7 +199,7 @@ values = st.recursive(
     indent=st.sampled_from([None, 0, 1]),
     ascii_only=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_an_array_is_read_piece_by_piece(
     rows: list[Row], piece: int, indent: int | None, ascii_only: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -102,6 +102,10 @@ def test_tokenized(tmp_path: Path) -> None:
     made = prepared(tmp_path, {"r.jsonl": rows})
     assert [row.input_ids.tolist() for row in made.dataset.rows] == [ids, ids]
     assert [row.labels.tolist() for row in made.dataset.rows] == [labels, [-100, *ids[1:]]]
+    other = prepared(
+        tmp_path, {"o.jsonl": line({"ids": ids, "targets": labels})}, columns={"inputIds": "ids", "labels": "targets"}
+    )
+    assert [row.labels.tolist() for row in other.dataset.rows] == [labels]
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def as_text(messages: list[Message]) -> list[Message]:
 
 
 @given(turns=turns)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_tools_calls_and_thinking_are_labelled_as_by_generation_markers(turns: list[list[Message]]) -> None:
     """Calls and thinking are trained, the tools' answers are not; arguments as JSON text are the same arguments."""
     messages = [{"role": "user", "content": "go"}, *(message for turn in turns for message in turn)]
@@ -86,7 +86,7 @@ def test_tools_calls_and_thinking_are_labelled_as_by_generation_markers(turns: l
 
 
 @given(answers=st.lists(st.tuples(words.map("x{}".format), st.sampled_from([None, 0, 1])), min_size=1, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_weight_0_is_context(answers: list[tuple[str, int | None]]) -> None:
     """The tokens are those of the conversation without weights; a turn of weight 0 gives no loss, under All neither."""
     pairs = [(f"q{number}", text) for number, (text, _) in enumerate(answers)]
@@ -108,7 +108,7 @@ def test_weight_0_is_context(answers: list[tuple[str, int | None]]) -> None:
 
 
 @given(pairs=st.lists(st.tuples(words, words.map("x{}".format)), min_size=1, max_size=4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_last_assistant_and_all(pairs: list[tuple[str, str]]) -> None:
     """LastAssistant trains the last answer, All every token but the first; the tokens are the same."""
     row = labelled(CHATML, chat(pairs))

@@ -69,6 +69,21 @@ def test_all_rows_skipped(tmp_path: Path) -> None:
     assert "all 3 rows were skipped" in error.message
 
 
+def test_many_rows_keep_their_order(tmp_path: Path) -> None:
+    """Over several batches and files, with bad rows in between, each row keeps its place."""
+    numbers = range(1, 1301)
+    lines = [BAD if number % 97 == 0 else pair("a", str(number)) for number in numbers]
+    files = {"a.jsonl": b"".join(lines[:700]), "b.jsonl": b"", "c.jsonl": b"".join(lines[700:])}
+    made = prepared(tmp_path, files, invalidRows=SKIP)
+    kept = [number for number in numbers if number % 97]
+    assert [int(trained.removesuffix(END)) for _, trained in made.texts] == kept
+    assert made.places == [f"a.jsonl:{n}" if n <= 700 else f"c.jsonl:{n - 700}" for n in kept]
+    assert [f"{entry['file'][0]}{entry['line']}" for entry in made.quarantine] == [
+        f"a{n}" if n <= 700 else f"c{n - 700}" for n in numbers if n % 97 == 0
+    ]
+    assert any("1 files have no rows, for instance b.jsonl" in sentence for sentence in made.said)
+
+
 LONG = pair("a", "b" * 50)
 SHORT = pair("a", "bc")
 LIMIT = FRAME + 10

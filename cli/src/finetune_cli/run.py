@@ -66,10 +66,13 @@ def _published(outcome: Outcome, seconds: float) -> Table:
     if outcome.loss_before is not None and outcome.loss_after is not None:
         table.add_row("held-out loss", f"{outcome.loss_before:.4f} before, {outcome.loss_after:.4f} after")
     if data := outcome.dataset:
-        dropped = f", {data.dropped_rows} too long and left out" if data.dropped_rows else ""
-        table.add_row(
-            "dataset", f"{data.rows} rows, {data.tokens} tokens, {data.trained_tokens} of them trained{dropped}"
+        lost = (
+            (data.dropped_rows, "too long and left out"),
+            (data.truncated_rows, "cut"),
+            (data.invalid_rows, "skipped"),
         )
+        less = "".join(f", {count} {what}" for count, what in lost if count)
+        table.add_row("dataset", f"{data.rows} rows, {data.tokens} tokens, {data.trained_tokens} of them trained{less}")
     if outcome.peak_memory_bytes:
         table.add_row("peak memory", f"{outcome.peak_memory_bytes / 1e9:.1f} GB")
     table.add_row("steps", str(outcome.step))

@@ -69,15 +69,15 @@ class DatasetStatus(Object):
     trained_tokens: Number
     """Tokens that carry loss."""
     dropped_rows: Number = 0
-    """Rows over training.maxLength that were left out."""
+    """Rows over training.maxLength that were left out, held-out ones included."""
     format: Short = ""
     """What a row looks like."""
     truncated_rows: Number = 0
-    """Rows cut to training.maxLength."""
+    """Rows cut to training.maxLength, held-out ones included."""
     unfinished_rows: Number = 0
-    """Truncated rows that lost the token that ends their last turn."""
+    """Truncated rows that lost the token that ends their last trained turn."""
     invalid_rows: Number = 0
-    """Rows that could not be used and were skipped."""
+    """Rows that could not be used and were skipped, held-out ones included."""
     duplicate_rows: Number = 0
     """Training rows that repeat an earlier one; they are kept."""
     longest_row: Number = 0

@@ -5,7 +5,7 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
-from finetune_trainer.data.prepare import Options
+from finetune_trainer.data.options import Options
 from finetune_trainer.data.shards import VERSION
 from finetune_trainer.data.source import Source
 

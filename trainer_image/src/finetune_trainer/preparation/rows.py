@@ -9,9 +9,11 @@ from finetune_api.run import RunFile
 from finetune_api.v1alpha1 import DataSource
 from finetune_trainer.data.containers import reads
 from finetune_trainer.data.key import shard_key
-from finetune_trainer.data.prepare import Options, prepare
+from finetune_trainer.data.options import Options
+from finetune_trainer.data.prepare import prepare
 from finetune_trainer.data.shards import QUARANTINE, open_shards
 from finetune_trainer.data.source import DataFile, Source
+from finetune_trainer.errors import RunError
 from finetune_trainer.storage import Store
 from finetune_trainer.storage.fetch import fetch_files
 from finetune_trainer.tokenizer import load_tokenizer
@@ -89,14 +91,11 @@ class Rows:
         ]
 
 
-def bring_rows(rows: Rows, store: Store, bring_tokenizer: Callable[[], None]) -> None:
-    """Download and write all of `rows`; what was skipped goes to `store`, also where that was too much.
-
-    The dataset comes first: it is small beside a model, and most mistakes are in it.
-    """
-    rows.fetch()
-    bring_tokenizer()
+def write_rows(rows: Rows, store: Store) -> None:
+    """Write all of `rows`; what was skipped goes to `store`."""
     try:
         rows.write()
-    finally:
+    except RunError:  # too many rows were bad: now they are wanted most
         rows.upload_quarantine(store)
+        raise
+    rows.upload_quarantine(store)

@@ -4,7 +4,7 @@ from finetune_api.names import ActiveReason
 from finetune_api.outcome import Outcome, Reason
 from finetune_api.run import RunFile
 from finetune_trainer.data.dataset import Dataset, report, show_trained
-from finetune_trainer.preparation.rows import Rows
+from finetune_trainer.preparation.rows import Rows, write_rows
 from finetune_trainer.preparation.stored import StoredRows
 from finetune_trainer.storage import open_store
 from finetune_trainer.storage.fetch import fetch_model
@@ -32,10 +32,7 @@ def execute(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
     if stored.keys() == keys and stored.restore(rows.folders, work.staging):
         reporter.say("an earlier attempt has prepared these very rows")
     else:
-        try:
-            rows.write()
-        finally:
-            rows.upload_quarantine(store)
+        write_rows(rows, store)
         stop.check()
         reporter.say(f"putting the prepared rows into {store.uri}")
         stored.save(rows.folders, keys, work.staging)

@@ -46,7 +46,8 @@ def model_card(run: RunFile, inputs: Inputs, fitted: Fitted, record: dict[str, A
     )
     dataset = (
         f"- Data: {data.rows} rows, {data.tokens} tokens, {data.trained_tokens} of them trained; {data.dropped_rows} "
-        f"rows longer than {run.training.max_length} tokens left out; sha256 `{data.sha256}`"
+        f"rows longer than {run.training.max_length} tokens left out, {data.truncated_rows} cut there, "
+        f"{data.invalid_rows} skipped because they could not be used; sha256 `{data.sha256}`"
     )
     adapter = f"A LoRA adapter (rank {run.method.rank}, alpha {run.method.alpha}) for `{base}`"
     at = f" at revision `{revision}`." if revision else "."

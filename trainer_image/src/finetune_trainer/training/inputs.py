@@ -6,7 +6,7 @@ from typing import Any
 from finetune_api.outcome import DatasetReport
 from finetune_trainer.data.collate import Collator
 from finetune_trainer.data.dataset import Dataset, report, show_trained
-from finetune_trainer.preparation.rows import Rows, bring_rows
+from finetune_trainer.preparation.rows import Rows, write_rows
 from finetune_trainer.preparation.stored import StoredRows
 from finetune_trainer.storage import Store
 from finetune_trainer.storage.fetch import fetch_model
@@ -50,17 +50,14 @@ def bring_inputs(session: Session, store: Store) -> Inputs:
     rows = Rows(run, work, reporter.say, reporter.chatter)
     revision = ""
 
-    def bring_model() -> None:
-        nonlocal revision
+    if processes.first:
+        prepared = StoredRows(store, run.uid, reporter.chatter).restore(rows.folders, work.staging)
+        if not prepared:
+            rows.fetch()  # before the model: a dataset is small beside it, and most mistakes are in it
         revision = fetch_model(run.model, run.storage, work.model, reporter.chatter)
         check_files(work.model)
-
-    if processes.first:
-        if StoredRows(store, run.uid, reporter.chatter).restore(rows.folders, work.staging):
-            reporter.say("the rows are prepared")
-            bring_model()
-        else:
-            bring_rows(rows, store, bring_model)
+        if not prepared:
+            write_rows(rows, store)
     processes.barrier()
     tokenizer = load_tokenizer(work.model)
     train, *others = [Dataset.open(folder) for folder in rows.folders]

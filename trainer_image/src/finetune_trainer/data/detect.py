@@ -1,0 +1,48 @@
+"""Tell how the rows of a source are read: as the job file says, or as their first columns do."""
+
+from collections.abc import Callable
+
+from finetune_api.outcome import Reason
+from finetune_api.v1alpha1 import DataFormat, Dataset
+from finetune_trainer.data.findings import Findings, RowError
+from finetune_trainer.data.formats import FORMATS, Renamed, RowReader, choose
+from finetune_trainer.data.source import Origin, Source
+from finetune_trainer.errors import RunError
+
+FIRST = 100
+"""Rows by which `format: Auto` decides."""
+
+
+def row_reader(source: Source, first: list[Origin], dataset: Dataset, say: Callable[[str], None]) -> RowReader:
+    """Choose the format; `first` are the source's first rows, at least one.
+
+    Raises:
+        RunError: InvalidDataset: the first rows do not tell.
+    """
+    renamed, roles = Renamed(dataset.columns), {name: role.value for name, role in dataset.roles.items()}
+    if dataset.format is not DataFormat.AUTO:
+        return RowReader(FORMATS[dataset.format], renamed, roles, chosen=False)
+    readable = [origin.record.row for origin in first if not isinstance(origin.record.row, RowError)]
+    if not readable:
+        raise _unreadable(source, first)
+    format_, why = choose(readable, renamed)
+    if format_ is None:
+        raise RunError(
+            Reason.INVALID_DATASET,
+            f"the format of {source.name} cannot be told: {why}",
+            "Set dataset.format, and dataset.columns where columns have other names.",
+        )
+    say(f"{source.name}: read as {format_.name}, for {why}")
+    return RowReader(format_, renamed, roles, chosen=True)
+
+
+def _unreadable(source: Source, first: list[Origin]) -> RunError:
+    findings = Findings()
+    for origin in first:
+        if isinstance(origin.record.row, RowError):
+            findings.add(source.files[origin.file].name, origin.record.line, origin.record.row)
+    return RunError(
+        Reason.INVALID_DATASET,
+        f"none of the first {len(first)} rows can be used: {findings}",
+        "Correct these lines and create the job again; nothing was trained or uploaded.",
+    )
