@@ -16,7 +16,7 @@ from finetune_api.v1alpha1 import Method
 from finetune_trainer.data.collate import Collator, PackCollator
 from finetune_trainer.data.packing import Pack
 from finetune_trainer.data.tokens import IGNORED, TokenRow
-from finetune_trainer.fast import attention, blocked, gemm, loss
+from finetune_trainer.fast import attention, blocked, gemm, lora, loss
 from finetune_trainer.fast.lora import FastLinear
 from finetune_trainer.fast.switch import FastPaths, turn_on
 from finetune_trainer.methods.lora import add_adapter
@@ -106,6 +106,7 @@ def test_all_paths_together_give_the_libraries_gradients(
     assert str(paths) == "attention by document, the loss in chunks, 14 LoRA layers"
     assert_same(gradients(plain, batch(), nll_sum), expected)
     paths.turn_off()
+    assert not [module for module in plain.modules() if type(module).__module__.startswith("finetune_trainer")]
     again = gradients(plain, batch(), theirs)
     assert all(torch.equal(again[name], tensor) for name, tensor in expected.items())
 
@@ -251,6 +252,15 @@ def test_variants_of_lora_are_pefts(options: dict[str, Any], model: Path) -> Non
     assert_same(gradients(variant, packed(), nll_sum), expected)
 
 
+def test_a_trained_head_gets_its_gradient(model: Path) -> None:
+    """Where every parameter is trained, the head's own gradient is there and right; documents are still told apart."""
+    whole = load_base(model, Method.model_validate({"type": "LoRA"}), torch.float32, CPU).train().requires_grad_(True)
+    expected = gradients(whole, packed(), theirs)
+    assert "lm_head.weight" in expected
+    assert str(on(whole)) == "attention by document"
+    assert_same(gradients(whole, packed(), nll_sum), expected)
+
+
 def test_no_row_sees_its_neighbour(model: Path) -> None:
     """The isolation check passes with the fast attention, and sees it when documents are not told apart."""
     plain = tuned(model)
@@ -272,6 +282,18 @@ def test_several_adapters_or_none_are_pefts(model: Path) -> None:
     assert_same(gradients(plain, batch, nll_sum), expected)
     with plain.disable_adapter(), torch.no_grad():
         assert float(nll_sum(plain, batch)) == pytest.approx(bare, rel=1e-5)
+
+
+def test_sharded_weights_are_left_to_their_engine(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ZeRO-3 takes apart after the start (it marks it so) is used through its own module only."""
+    plain = tuned(model)
+    expected = gradients(plain, packed(), theirs)
+    on(plain)
+    for parameter in plain.parameters():
+        parameter.ds_id = 0
+    monkeypatch.setattr(lora, "LoraFunction", None)
+    monkeypatch.setattr(loss, "LinearCrossEntropy", None)
+    assert_same(gradients(plain, packed(), nll_sum), expected)
 
 
 def test_a_lora_layer_keeps_little(model: Path) -> None:
