@@ -45,7 +45,7 @@ class Gate(TrainerCallback):  # type: ignore[misc]  # transformers publishes no 
         self.left = 0
         self.steps: list[dict[str, float]] = []
         self._ids: list[torch.Tensor] = []
-        self._start = 0.0
+        self._start = (0.0, 0.0)
         self._idle = 0
         model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: self._ids.append(inputs[0]))
 
@@ -54,13 +54,14 @@ class Gate(TrainerCallback):  # type: ignore[misc]  # transformers publishes no 
         if not self.left:
             self._wait()
         self._ids.clear()
-        self._start = time.perf_counter()
+        self._start = time.perf_counter(), time.process_time()
 
     def on_step_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
         """One step is done."""
         ids = torch.cat([ids.flatten() for ids in self._ids])
-        seconds = time.perf_counter() - self._start
-        self.steps.append({"seconds": seconds, "tokens": len(ids), "ids": zlib.crc32(ids.numpy().tobytes())})
+        wall, cpu = time.perf_counter() - self._start[0], time.process_time() - self._start[1]
+        ids_sum = zlib.crc32(ids.numpy().tobytes())
+        self.steps.append({"seconds": wall, "cpu_seconds": cpu, "tokens": len(ids), "ids": ids_sum})
         self.left -= 1
 
     def on_log(self, _args: Any, _state: Any, _control: Any, logs: dict[str, float], **_: Any) -> None:

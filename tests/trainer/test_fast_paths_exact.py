@@ -50,10 +50,10 @@ def padded() -> Batch:
     return Collator(0)(token_rows((40, 5, 150)))
 
 
-def tuned(folder: Path, kind: str = "LoRA", dropout: str = "0") -> Any:
+def tuned(folder: Path, kind: str = "LoRA", dropout: str = "0", dtype: torch.dtype = torch.float32) -> Any:
     """A tiny model with an adapter that has left zero."""
     method = Method.model_validate({"type": kind, "rank": 4, "dropout": dropout})
-    return leave_zero(add_adapter(load_base(folder, method, torch.float32, CPU), method, 1))
+    return leave_zero(add_adapter(load_base(folder, method, dtype, CPU), method, 1))
 
 
 def leave_zero(model: Any) -> Any:
@@ -109,6 +109,31 @@ def test_all_paths_together_give_the_libraries_gradients(
     assert not [module for module in plain.modules() if type(module).__module__.startswith("finetune_trainer")]
     again = gradients(plain, batch(), theirs)
     assert all(torch.equal(again[name], tensor) for name, tensor in expected.items())
+
+
+def test_in_bfloat16_they_add_no_rounding(model: Path) -> None:
+    """Nobody is exact there: against the same weights in float32 they are as far off as the libraries, and as autocast."""
+
+    def distance(found: dict[str, torch.Tensor]) -> float:
+        """The share of all gradients together that is rounding."""
+        assert all(torch.isfinite(tensor).all() and tensor.dtype is torch.float32 for tensor in found.values())
+        off = sum(float((found[name] - tensor).square().sum()) for name, tensor in truth.items())
+        return (off / sum(float(tensor.square().sum()) for tensor in truth.values())) ** 0.5
+
+    half = tuned(model, dtype=torch.bfloat16)
+    whole = tuned(model)
+    with torch.no_grad():
+        for ours, theirs_ in zip(whole.parameters(), half.parameters(), strict=True):
+            ours.copy_(theirs_)
+    truth = gradients(whole, packed(), theirs)
+    truth.pop("loss")
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = distance(gradients(whole, packed(), theirs))
+        libraries = distance(gradients(half, packed(), theirs))
+        assert len(on(half).lora_layers) == 14
+        fast = distance(gradients(half, packed(), nll_sum))
+    assert 1e-4 < fast < 1.3 * libraries
+    assert fast < 1.3 * autocast
 
 
 def test_gradient_checkpointing_keeps_the_numbers(model: Path) -> None:
