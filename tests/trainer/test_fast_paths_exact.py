@@ -112,7 +112,7 @@ def test_all_paths_together_give_the_libraries_gradients(
 
 
 def test_in_bfloat16_they_add_no_rounding(model: Path) -> None:
-    """Nobody is exact there: against the same weights in float32 they are as far off as the libraries, and as autocast."""
+    """Nobody is exact there: against the same weights in float32 they are as far off as the libraries and autocast."""
 
     def distance(found: dict[str, torch.Tensor]) -> float:
         """The share of all gradients together that is rounding."""
