@@ -18,7 +18,7 @@ import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 
-from bench.machine import memory, reset_peak
+from bench.machine import give_back, memory, reset_peak
 from finetune_api.run import RunFile
 from finetune_trainer.data.collate import PackCollator
 from finetune_trainer.data.packing import Pack
@@ -72,8 +72,10 @@ class Gate(TrainerCallback):  # type: ignore[misc]  # transformers publishes no 
     def _wait(self) -> None:
         pid = os.getpid()
         if self._idle:
-            print(json.dumps({"steps": self.steps, "extra": memory(pid, "VmHWM") - self._idle}), flush=True)
+            peak = memory(pid, "VmHWM")
+            print(json.dumps({"steps": self.steps, "extra": peak - self._idle, "peak": peak}), flush=True)
         else:
+            give_back()
             self._idle = memory(pid, "VmRSS")
             reset_peak(pid)
             print("ready", flush=True)

@@ -30,8 +30,8 @@ def _machine(machine: dict[str, Any]) -> Iterator[str]:
 def _training(length: str, found: dict[str, Any]) -> Iterator[str]:
     yield f"Packs of {length} tokens, SmolLM2-135M, LoRA r 8 on all linear layers, one pack a step, about half trained."
     yield ""
-    yield "| contender | tokens/s min / median / max | x TRL min / median / max | bar | extra memory MB | x TRL | others' cores | loss off by | tokens per CPU second | x TRL |"  # noqa: E501
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield "| contender | tokens/s min / median / max | x TRL min / median / max | bar | extra memory MB | x TRL | peak MB | others' cores | loss off by | tokens per CPU second | x TRL |"  # noqa: E501
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
     peer = found.get("trl")
     for name, row in found.items():
         if name == "equal":
@@ -44,7 +44,8 @@ def _training(length: str, found: dict[str, Any]) -> Iterator[str]:
         others = f"{statistics.mean(row['others_cores']):.2f}"
         yield (
             f"| {name} | {_three(_spread(speed), 0)} | {against} | {BARS.get((name, length), '')} | "
-            f"{row['extra_bytes'] / 1e6:.0f} | {memory} | {others} | {found['equal'][name]:.1e} | "
+            f"{row['extra_bytes'] / 1e6:.0f} | {memory} | {row['peak_bytes'] / 1e6:.0f} | {others} | "
+            f"{found['equal'][name]:.1e} | "
             f"{_three(_spread(cpu), 0)} | {saved} |"
         )
 

@@ -97,6 +97,7 @@ def _result(contender: Contender) -> dict[str, Any]:
         "tokens_per_second": [round(_rate(segment), 1) for segment in measured],
         "tokens_per_cpu_second": [round(_rate(segment, "cpu_seconds"), 1) for segment in measured],
         "extra_bytes": max(segment["extra"] for segment in contender.segments),
+        "peak_bytes": max(segment["peak"] for segment in contender.segments),
         "others_cores": [segment["others"] for segment in measured],
         "losses": [round(step["loss"], 5) for step in _steps(contender)],
     }

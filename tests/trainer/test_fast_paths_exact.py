@@ -193,7 +193,7 @@ def by_definition(
 @pytest.mark.parametrize("chunk", [1, 7 * 320, 2**24])
 def test_the_loss_in_chunks_is_the_loss(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Value and gradient of torch's cross-entropy, a row a chunk, some, all; a row without target gets none."""
-    monkeypatch.setattr(loss, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setitem(loss.CHUNK_ELEMENTS, "cpu", chunk)
     torch.manual_seed(0)
     hidden, weight = torch.randn(2, 20, 16, requires_grad=True), torch.randn(320, 16)
     targets = torch.randint(0, 320, (2, 20))
