@@ -55,6 +55,11 @@ cluster-test: images ## Only the tests on a real cluster (root)
 demo: requirements ## One FineTuneJob on a real model, from apply to a verified adapter (root)
 	$(BIN)/python examples/demo/demo.py
 
+.PHONY: bench-trainer
+bench-trainer: setup ## The trainer beside TRL and plain Trainer: speed, memory, start; needs a quiet machine, half an hour
+	$(UV) sync --frozen --group bench
+	$(BIN)/python -m bench.trainer $(BENCH)
+
 .PHONY: requirements
 requirements: setup
 	$(BIN)/python -m localcluster requirements --install

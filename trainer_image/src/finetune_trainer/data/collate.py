@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from finetune_trainer.data.packing import Pack
 from finetune_trainer.data.tokens import IGNORED, TokenRow
@@ -27,10 +29,15 @@ class Collator:
         attention_mask = torch.zeros(shape, dtype=torch.int64)
         labels = torch.full(shape, IGNORED)
         for i, row in enumerate(rows):
-            input_ids[i, : len(row)] = torch.from_numpy(row.input_ids)
+            input_ids[i, : len(row)] = tensor(row.input_ids)
             attention_mask[i, : len(row)] = 1
-            labels[i, : len(row)] = torch.from_numpy(row.labels)
+            labels[i, : len(row)] = tensor(row.labels)
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+def tensor(values: NDArray[np.int32]) -> torch.Tensor:
+    """A copy as int64; the array may be a read-only map of a file."""
+    return torch.from_numpy(values.astype(np.int64))
 
 
 class PackCollator:
@@ -43,11 +50,11 @@ class PackCollator:
         as there is no attention mask and no cache. The first token of a row is nobody's to predict.
         """
         rows = list(chain.from_iterable(pack.rows for pack in packs))
-        labels = torch.cat([torch.from_numpy(row.labels).long() for row in rows])
+        labels = torch.cat([tensor(row.labels) for row in rows])
         positions = torch.cat([torch.arange(len(row)) for row in rows])
         labels[positions == 0] = IGNORED
         return {
-            "input_ids": torch.cat([torch.from_numpy(row.input_ids).long() for row in rows])[None],
+            "input_ids": torch.cat([tensor(row.input_ids) for row in rows])[None],
             "position_ids": positions[None],
             "labels": labels[None],
         }

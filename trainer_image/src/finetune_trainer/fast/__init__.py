@@ -7,6 +7,7 @@ head            the output head hands out hidden states instead of logits
 loss            cross-entropy from hidden states in chunks, with its gradient made on the way
 lora            a LoRA linear as one autograd function that keeps little
 gemm            float32 matrix products on AMD CPUs
+sharding        whether a weight is all here
 
 Whatever does not apply to a model, a layer or a call is left to the libraries, by itself.
 """

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from finetune_trainer.fast.sharding import is_whole
+
 
 class Head(nn.Linear):
     """The model's own head under another class: same weights, same place, same state dict."""
@@ -28,9 +30,14 @@ class Head(nn.Linear):
 
 
 def convert(model: Any) -> Head | None:
-    """Make the head of a causal language model a Head; None, and nothing done, where it is no plain frozen linear."""
+    """Make the head of a causal language model a Head; None, and nothing done, where it is no plain frozen linear.
+
+    In float16 a loss is scaled before its backward, and here the gradient would be made before that.
+    """
     head = output_head(model)
     if type(head) is not nn.Linear or head.bias is not None or head.weight.requires_grad:
+        return None
+    if head.weight.dtype is torch.float16:
         return None
     head.__class__ = Head
     return head
@@ -42,9 +49,9 @@ def revert(head: Any) -> None:
 
 
 def head_of(model: Any) -> Head | None:
-    """The model's Head, if it has one."""
+    """The model's Head, if it has one and the weight is here."""
     head = output_head(getattr(model, "module", model))
-    return head if isinstance(head, Head) else None
+    return head if isinstance(head, Head) and is_whole(head.weight) else None
 
 
 def output_head(model: Any) -> Any:

@@ -15,6 +15,7 @@ from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
 from torch import nn
 
 from finetune_trainer.fast.gemm import linear, onednn_pays
+from finetune_trainer.fast.sharding import is_whole
 
 
 class LoraFunction(torch.autograd.Function):
@@ -102,18 +103,18 @@ def _is_plain(layer: Any) -> bool:
     base = layer.base_layer
     trained = any(parameter.requires_grad for parameter in base.parameters())
     known = type(base) in (nn.Linear, BnbLinear4bit) and not getattr(layer, "fan_in_fan_out", False)
-    # DeepSpeed's ZeRO-3 gathers a weight when its module is called, and not for anybody else.
-    whole = not any(hasattr(parameter, "ds_id") for parameter in layer.parameters())
     biased = any(b.bias is not None for b in layer.lora_B.values())
     dropouts = all(type(d) in (nn.Dropout, nn.Identity) for d in layer.lora_dropout.values())
-    return known and whole and dropouts and not (trained or biased or layer.lora_variant)
+    return known and dropouts and not (trained or biased or layer.lora_variant)
 
 
 def _only_adapter(layer: Any) -> str | None:
-    """The name of the one adapter in use; None where there is none or several, or it is merged or turned off."""
+    """The name of the one adapter in use; None where there is none or several, or it is merged, off or sharded."""
     active = [name for name in layer.active_adapters if name in layer.lora_A]
-    usable = len(active) == 1 and not layer.disable_adapters and not layer.merged and not layer.lora_variant
-    return active[0] if usable else None
+    if len(active) != 1 or layer.disable_adapters or layer.merged or layer.lora_variant:
+        return None
+    weights = (layer.lora_A[active[0]].weight, layer.lora_B[active[0]].weight, layer.base_layer.weight)
+    return active[0] if is_whole(*weights) else None
 
 
 def _computes_in(x: torch.Tensor) -> bool:

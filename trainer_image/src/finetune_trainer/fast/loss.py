@@ -10,8 +10,10 @@ import torch
 
 from finetune_trainer.fast.gemm import linear
 
-CHUNK_ELEMENTS = 2**24
-"""Logits of a chunk (64 MB in float32): enough rows for a good product with any vocabulary."""
+CHUNK_ELEMENTS = {"cpu": 2**23}
+MANY_ELEMENTS = 2**26
+"""Logits of a chunk on a CPU (32 MB in float32) and elsewhere: enough rows for a good product, and little beside the
+rest."""
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -22,14 +24,15 @@ class LinearCrossEntropy(torch.autograd.Function):
         """A scalar in float32."""
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        rows = max(1, CHUNK_ELEMENTS // len(weight))
+        rows = max(1, CHUNK_ELEMENTS.get(hidden.device.type, MANY_ELEMENTS) // len(weight))
         for start in range(0, len(hidden), rows):
             chunk, wanted = hidden[start : start + rows].to(weight.dtype), targets[start : start + rows, None]
             logits = linear(chunk, weight).float()
-            norms = logits.logsumexp(-1, keepdim=True)
-            total += (norms - logits.gather(1, wanted)).sum()
+            top, right = logits.amax(-1, keepdim=True), logits.gather(1, wanted)
+            sums = logits.sub_(top).exp_().sum(-1, keepdim=True)
+            total += (sums.log() + top - right).sum()
             if grad is not None:
-                logits.sub_(norms).exp_().scatter_add_(1, wanted, torch.full_like(norms, -1.0))
+                logits.div_(sums).scatter_add_(1, wanted, torch.full_like(sums, -1.0))
                 grad[start : start + rows] = linear(logits.to(weight.dtype), weight.t())
         ctx.save_for_backward(grad)
         return total

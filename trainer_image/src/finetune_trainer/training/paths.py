@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
+from finetune_trainer.data.collate import tensor
 from finetune_trainer.data.tokens import TokenRow
 from finetune_trainer.fast.switch import FastPaths, turn_on
 from finetune_trainer.training.isolation import check_isolation, packing_error, tolerance
@@ -21,7 +20,7 @@ def choose_paths(session: Session, model: Any, rows: Sequence[TokenRow]) -> Fast
     paths = FastPaths(model)
     if training.fast_paths:
         shortest = min((rows[number] for number in range(len(rows))), key=len)
-        paths = turn_on(model, torch.from_numpy(shortest.input_ids).long()[None].to(device))
+        paths = turn_on(model, tensor(shortest.input_ids)[None].to(device))
         say(f"fast paths: {paths}")
     if training.packing:
         if paths.attention and not packing_error(model, rows, device) <= tolerance(model):
