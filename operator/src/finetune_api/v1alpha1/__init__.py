@@ -12,7 +12,7 @@ place       where it runs, where its result goes, when to give up
 job         the spec as a whole, and what of it never changes
 """
 
-from finetune_api.v1alpha1.data import Dataset, DataSource, Model
+from finetune_api.v1alpha1.data import Adapter, Dataset, DataSource, Model
 from finetune_api.v1alpha1.job import IMMUTABLE_FIELDS, IMMUTABLE_MESSAGE, FineTuneJob, ObjectMeta, Spec
 from finetune_api.v1alpha1.method import (
     Initialization,
@@ -29,6 +29,7 @@ from finetune_api.v1alpha1.training import Checkpoints, Evaluation, Precision, T
 __all__ = [
     "IMMUTABLE_FIELDS",
     "IMMUTABLE_MESSAGE",
+    "Adapter",
     "Checkpoints",
     "DataSource",
     "Dataset",

@@ -7,6 +7,13 @@ from pydantic import Field
 from finetune_api.base import Object, ObjectName, SourceURI
 
 
+class Adapter(Object):
+    """A published adapter."""
+
+    uri: SourceURI
+    """Prefix of adapter_config.json and adapter_model.safetensors: s3://, hf:// or pvc://, as for the model."""
+
+
 class Model(Object):
     """The base model."""
 
@@ -16,6 +23,9 @@ class Model(Object):
     """Commit, tag or branch of an hf:// model. A full commit makes the run repeatable."""
     secret_name: ObjectName | None = None
     """Secret whose key HF_TOKEN opens a gated hf:// model."""
+    adapter: Adapter | None = None
+    """Train this adapter on instead of a fresh one. Its own rank, alpha, modules and so on hold; method must not
+    contradict them."""
 
 
 class DataSource(Object):

@@ -15,6 +15,7 @@ from finetune_api.v1alpha1 import MethodType
 from finetune_trainer.errors import RunError
 from finetune_trainer.methods.adalora import orthogonality_penalty
 from finetune_trainer.methods.adapter import add_adapter, keeper, load_checkpoint, save_adapter, save_start
+from finetune_trainer.methods.given import load_given
 from finetune_trainer.methods.lora import loraplus_optimizer
 from finetune_trainer.methods.quantization import compute_dtype
 from finetune_trainer.methods.start import Start, start_of
@@ -62,6 +63,8 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     batch = inputs.collator(sorted(inputs.train.rows, key=len)[:PROBE_ROWS])
     base_logits = logits(base, batch, processes.device())
     model = add_adapter(base, run.method, run.training.seed)
+    if run.model.adapter:
+        load_given(model, session.work.given_adapter)
     reporter.say(_describe(model))
     start = start_of(model, run.method)
     if processes.first:

@@ -10,6 +10,7 @@ from finetune_api.outcome import Artifact, Outcome, Reason
 from finetune_trainer.methods.quantization import compute_dtype
 from finetune_trainer.publish import CheckpointStore, publish
 from finetune_trainer.storage import Store, open_store
+from finetune_trainer.training.adapter import bring_adapter
 from finetune_trainer.training.card import facts, model_card
 from finetune_trainer.training.fit import Fitted, fit
 from finetune_trainer.training.inputs import Inputs, bring_inputs
@@ -30,6 +31,8 @@ def execute(session: Session) -> Outcome:
     check_configuration(session)
     store = open_store(run.output.uri, run.storage)  # PID 1 has checked that it can be written
     inputs = bring_inputs(session)
+    session = bring_adapter(session)
+    run = session.run
     checkpoints = CheckpointStore(store, run.uid, reporter.chatter)
     fitted = fit(session, inputs, checkpoints, session.work.adapter)
     _free_memory()
