@@ -88,7 +88,7 @@ def check_reload(fresh_base: Any, folder: Path, expected: Probe, device: torch.d
     distance = float((reloaded - expected.trained).abs().max())
     if effect == 0:
         raise _failed("its logits are those of the base model")
-    allowed = min(RELATIVE_TOLERANCE.get(_dtype(fresh_base), 2e-2) * scale, SHARE_OF_EFFECT * effect)
+    allowed = min(RELATIVE_TOLERANCE.get(fresh_base.config.dtype, 2e-2) * scale, SHARE_OF_EFFECT * effect)
     numbers = f"largest difference {distance:.3g}, allowed {allowed:.3g}, effect of the adapter {effect:.3g}"
     if distance > allowed:
         raise _failed(f"loaded into a fresh base it does not compute what was trained ({numbers})")
@@ -99,14 +99,11 @@ def check_reload(fresh_base: Any, folder: Path, expected: Probe, device: torch.d
 def logits(model: Any, batch: Batch, device: torch.device) -> torch.Tensor:
     """What `model` computes for a batch on the CPU: float32 on the CPU, [rows, positions, vocabulary]."""
     model.eval()
+    dtype = model.config.dtype
     on_device = {name: tensor.to(device) for name, tensor in batch.items()}
-    return trained_logits(model, on_device, sparse_head=has_sparse_head(model))[0].cpu()
-
-
-def _dtype(model: Any) -> torch.dtype:
-    dtype = model.get_input_embeddings().weight.dtype
-    assert isinstance(dtype, torch.dtype)  # noqa: S101 - for the type checker
-    return dtype
+    # As in training: in 16 bits, layers that compute in float32 pass on what the next one takes only under autocast.
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
+        return trained_logits(model, on_device, sparse_head=has_sparse_head(model))[0].cpu()
 
 
 def _failed(message: str) -> RunError:
