@@ -61,6 +61,7 @@ ACCEPTED = [
         _job("training: {scheduler: CosineWithMinLR, schedulerOptions: {minLearningRateRatio: '0.1'}, warmupSteps: 5}"),
     ),
     Case("an adapter to train on", _job(model="uri: s3://models/tiny, adapter: {uri: s3://adapters/first}")),
+    Case("every weight", _job("method: {type: Full}")),
     Case("noise on embeddings", _job("training: {neftuneNoiseAlpha: '5'}")),
     Case("more arguments", _job("training: {extraArguments: {torch_empty_cache_steps: '10'}}")),
     Case("a name of 52 characters", _job(metadata="name: " + "a" * 52)),
@@ -165,6 +166,10 @@ REFUSED = [
         _job("method: {initialization: Gaussian}", model="uri: s3://models/tiny, adapter: {uri: s3://adapters/first}"),
         "spec.method.initialization",
     ),
+    Case(
+        "a quantized base for every weight", _job("method: {type: Full, quantization: {}}"), "spec.method.quantization"
+    ),
+    Case("a rank for every weight", _job("method: {type: Full, rank: 8}"), "spec.method.rank"),
     Case("nothing to prune", _job("method: {type: AdaLoRA, rank: 4, targetRank: 4}"), "spec.method.targetRank"),
     Case("AdaLoRA of one rank", _job("method: {type: AdaLoRA, rank: 1}"), "spec.method.rank"),
     Case("virtual tokens with LoRA", _job("method: {virtualTokens: 10}"), "spec.method.virtualTokens"),

@@ -7,12 +7,14 @@ from finetune_api.v1alpha1.training import Precision
 
 _PAGED = (OptimizerType.PAGED_ADAMW, OptimizerType.PAGED_ADAMW_8BIT)
 
+_NO_START = (MethodType.ADALORA, MethodType.P_TUNING, MethodType.FULL)
+
 COMBINATION_RULES = (
     Rule(
-        cel="!has(self.model.adapter) || !(self.method.type in ['AdaLoRA', 'PTuning'])",
-        holds=lambda s: s.model.adapter is None or s.method.type not in (MethodType.ADALORA, MethodType.P_TUNING),
+        cel="!has(self.model.adapter) || !(self.method.type in ['AdaLoRA', 'PTuning', 'Full'])",
+        holds=lambda s: s.model.adapter is None or s.method.type not in _NO_START,
         message="model.adapter does not go with method.type AdaLoRA and PTuning, whose published adapters lack what "
-        "training needs; remove it or set another type",
+        "training needs, nor with Full; remove it or set another type",
         field="model.adapter",
     ),
     Rule(

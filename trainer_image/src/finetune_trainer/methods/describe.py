@@ -12,7 +12,13 @@ _NAMES = {
     MethodType.PREFIX_TUNING: "prefix tuning",
     MethodType.PROMPT_TUNING: "prompt tuning",
     MethodType.P_TUNING: "p-tuning",
+    MethodType.FULL: "full",
 }
+
+
+def library(method: Method) -> str:
+    """What loads the result."""
+    return "transformers" if method.type is MethodType.FULL else "peft"
 
 
 def tags(method: Method) -> list[str]:
@@ -22,6 +28,8 @@ def tags(method: Method) -> list[str]:
 
 def described(method: Method) -> str:
     """For instance `LoRA adapter (rank 16, alpha 32, dropout 0.05, all-linear)`."""
+    if method.type is MethodType.FULL:
+        return "Full fine-tuning (every weight, published in float32)"
     return f"{_NAMES[method.type]} adapter ({', '.join(_numbers(method))})"
 
 

@@ -7,7 +7,7 @@ import yaml
 
 from finetune_api import __version__
 from finetune_api.run import RunFile
-from finetune_trainer.methods.describe import described, stored, tags
+from finetune_trainer.methods.describe import described, library, stored, tags
 from finetune_trainer.training.fit import Fitted
 from finetune_trainer.training.inputs import Inputs
 
@@ -40,7 +40,7 @@ def facts(run: RunFile, inputs: Inputs, fitted: Fitted) -> dict[str, object]:
 def model_card(run: RunFile, inputs: Inputs, fitted: Fitted, record: dict[str, Any]) -> str:
     """README.md of the adapter: short, and nothing in it that was not measured."""
     base, revision = run.model.uri.removeprefix("hf://"), record["baseModel"]["revision"]
-    header: dict[str, object] = {"library_name": "peft", "tags": tags(run.method)}
+    header: dict[str, object] = {"library_name": library(run.method), "tags": tags(run.method)}
     if run.model.uri.startswith("hf://"):
         header["base_model"] = base
     data = inputs.report

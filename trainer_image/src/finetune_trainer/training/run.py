@@ -7,7 +7,8 @@ import torch
 
 from finetune_api.names import ActiveReason
 from finetune_api.outcome import Artifact, Outcome, Reason
-from finetune_trainer.methods.quantization import compute_dtype
+from finetune_api.v1alpha1 import MethodType
+from finetune_trainer.methods.quantization import compute_dtype, stored_dtype
 from finetune_trainer.publish import CheckpointStore, publish
 from finetune_trainer.storage import Store, open_store
 from finetune_trainer.training.adapter import bring_adapter
@@ -17,7 +18,7 @@ from finetune_trainer.training.inputs import Inputs, bring_inputs
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.preflight import check_configuration
 from finetune_trainer.training.session import Session
-from finetune_trainer.verify import check_reload, check_weights
+from finetune_trainer.verify import check_model, check_reload, check_weights
 
 
 def execute(session: Session) -> Outcome:
@@ -59,7 +60,12 @@ def _verify(session: Session, fitted: Fitted) -> None:
     run, work, device = session.run, session.work, session.processes.device()
     session.reporter.phase(ActiveReason.PUBLISHING, "checking the saved adapter on a fresh base model")
     check_weights(work.adapter, fitted.start)
-    base = load_base(work.model, run.method, compute_dtype(run.training.precision), device)
+    dtype = compute_dtype(run.training.precision)
+    if run.method.type is MethodType.FULL:
+        whole = load_base(work.adapter, run.method, stored_dtype(run.method, dtype), device)
+        session.reporter.say(check_model(whole, fitted.probe, device, dtype))
+        return
+    base = load_base(work.model, run.method, dtype, device)
     session.reporter.say(check_reload(base, work.adapter, fitted.probe, device))
 
 
