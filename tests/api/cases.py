@@ -60,6 +60,8 @@ ACCEPTED = [
         "a schedule with a floor",
         _job("training: {scheduler: CosineWithMinLR, schedulerOptions: {minLearningRateRatio: '0.1'}, warmupSteps: 5}"),
     ),
+    Case("an adapter to train on", _job(model="uri: s3://models/tiny, adapter: {uri: s3://adapters/first}")),
+    Case("every weight", _job("method: {type: Full}")),
     Case("noise on embeddings", _job("training: {neftuneNoiseAlpha: '5'}")),
     Case("more arguments", _job("training: {extraArguments: {torch_empty_cache_steps: '10'}}")),
     Case("a name of 52 characters", _job(metadata="name: " + "a" * 52)),
@@ -223,6 +225,25 @@ REFUSED = [
     ),
     Case("a target rank without AdaLoRA", _job("method: {targetRank: 4}"), "spec.method.targetRank"),
     Case("a target above the rank", _job("method: {type: AdaLoRA, rank: 4, targetRank: 8}"), "spec.method.targetRank"),
+    Case(
+        "an adapter from the web",
+        _job(model="uri: s3://models/tiny, adapter: {uri: 'https://x/y'}"),
+        "spec.model.adapter.uri",
+    ),
+    Case(
+        "p-tuning without its network",
+        _job("method: {type: PTuning}", model="uri: s3://models/tiny, adapter: {uri: s3://adapters/first}"),
+        "spec.model.adapter",
+    ),
+    Case(
+        "two starts",
+        _job("method: {initialization: Gaussian}", model="uri: s3://models/tiny, adapter: {uri: s3://adapters/first}"),
+        "spec.method.initialization",
+    ),
+    Case(
+        "a quantized base for every weight", _job("method: {type: Full, quantization: {}}"), "spec.method.quantization"
+    ),
+    Case("a rank for every weight", _job("method: {type: Full, rank: 8}"), "spec.method.rank"),
     Case("nothing to prune", _job("method: {type: AdaLoRA, rank: 4, targetRank: 4}"), "spec.method.targetRank"),
     Case("AdaLoRA of one rank", _job("method: {type: AdaLoRA, rank: 1}"), "spec.method.rank"),
     Case("virtual tokens with LoRA", _job("method: {virtualTokens: 10}"), "spec.method.virtualTokens"),

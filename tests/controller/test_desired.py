@@ -14,7 +14,7 @@ from finetune_operator.desired import job_manifest, job_name
 from tests.controller.world import KEY, SETTINGS, SPEC, UID
 
 FULL: dict[str, Any] = {
-    "model": {"uri": "pvc://weights/smol", "secretName": "hub-token"},
+    "model": {"uri": "pvc://weights/smol", "secretName": "hub-token", "adapter": {"uri": "pvc://first/bot"}},
     "dataset": {"train": {"uri": "pvc://data/train.jsonl"}, "evaluation": {"uri": "pvc://data/eval.jsonl"}},
     "resources": {
         "gpus": 2,
@@ -229,7 +229,7 @@ def test_writable_places_are_bounded_volumes() -> None:
     assert volumes[mounts["/work"]["name"]]["emptyDir"] == {"sizeLimit": "1Gi"}
     assert volumes[mounts["/dev/shm"]["name"]]["emptyDir"] == {"medium": "Memory", "sizeLimit": "64Mi"}  # noqa: S108
     claims = {path: mounts[path]["readOnly"] for path in mounts if path.startswith("/pvc/")}
-    assert claims == {"/pvc/weights": True, "/pvc/data": True, "/pvc/out": False}
+    assert claims == {"/pvc/weights": True, "/pvc/first": True, "/pvc/data": True, "/pvc/out": False}
     for path in claims:
         name = volumes[mounts[path]["name"]]["persistentVolumeClaim"]["claimName"]
         assert path == f"/pvc/{name}"

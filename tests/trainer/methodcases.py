@@ -30,7 +30,7 @@ class MethodCase:
 def example(name: str) -> dict[str, Any]:
     """The method's block of an example."""
     (job,) = load_jobs((EXAMPLES / f"{name}.yaml").read_text())
-    return job.spec.method.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return job.spec.method.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 def _lora(method: dict[str, Any], tensors: int = 28, **training: Any) -> MethodCase:

@@ -109,7 +109,7 @@ def finished(request: pytest.FixtureRequest, model: Path, tmp_path_factory: pyte
 def test_every_example_is_run() -> None:
     """Each file in examples/methods is a case here."""
     assert len(EXAMPLE_NAMES) > 8
-    assert CASES.keys() >= EXAMPLE_NAMES
+    assert CASES.keys() | {"full"} >= EXAMPLE_NAMES  # full: test_methods_full.py
 
 
 def test_it_learns(finished: Finished) -> None:
@@ -165,6 +165,22 @@ def test_disabled_it_is_the_base(finished: Finished, model: Path) -> None:
     plain, base = finished.reloaded(model), plain_base(model, finished.case.method)
     with torch.inference_mode(), plain.disable_adapter():
         assert torch.equal(plain(ids).logits, base(ids).logits)
+
+
+def test_card_and_manifest_say_the_method(finished: Finished) -> None:
+    """The manifest holds every field of the method as asked for; the card says its numbers, and a hub finds it."""
+    recorded = json.loads((finished.folder / "out/manifest.json").read_bytes())["method"]
+    asked = dict(finished.case.method)
+    quantization = asked.pop("quantization", {})
+    assert {field: recorded[field] for field in asked} == asked
+    assert {field: recorded["quantization"][field] for field in quantization} == quantization
+    card = (finished.folder / "out/README.md").read_text()
+    kind = finished.case.method.get("type", "QLoRA").removeprefix("Q").removesuffix("Tuning").lower()
+    assert f"- {kind}" in card.split("---")[1]
+    for number in ("rank", "alpha", "virtualTokens"):
+        if number in finished.case.method:
+            assert str(finished.case.method[number]) in card.split("- Method")[0]
+    assert quantization.get("type", "") in card.replace("LLM.int8", "INT8")
 
 
 def _loss_by_hand(plain: Any, finished: Finished, virtual_tokens: int | None = None) -> float:

@@ -86,6 +86,35 @@ def test_virtual_tokens_shift_nothing(kind: str, sparse_head: bool, model: Path,
     assert abs(on - off) > 0.01
 
 
+@pytest.mark.parametrize("kind", ["PrefixTuning", "PromptTuning", "PTuning"])
+def test_packed_rows_get_no_virtual_tokens(kind: str, model: Path) -> None:
+    """Peft would drop the position ids with a warning, and one row would see the other."""
+    adapted, ids = tuned(model, {"type": kind}), torch.arange(3, 9)[None]
+    with pytest.raises(RunError, match="packed into one sequence"):
+        adapted(input_ids=ids, position_ids=torch.tensor([[0, 1, 2, 0, 1, 2]]))
+    with adapted.disable_adapter():
+        assert adapted(input_ids=ids, position_ids=torch.tensor([[0, 1, 2, 0, 1, 2]])).logits.shape == (1, 6, 320)
+
+
+SIXTEEN = [
+    {"modulesToSave": ["lm_head"], "useDoRA": True},
+    {"type": "IA3", "quantization": {"type": "NF4"}},
+    {"type": "PromptTuning", "quantization": {"type": "INT8"}},
+]
+
+
+@pytest.mark.parametrize("block", SIXTEEN, ids=str)
+def test_adapters_of_a_16_bit_base_are_float32(block: dict[str, Any], model: Path, tmp_path: Path) -> None:
+    """The run computes in bfloat16, passes its own check on a fresh base, and publishes what small steps need."""
+    plain = {"rank": 16, "dropout": "0.05"} if "type" in block else {}
+    run = run_file(tmp_path, model, method={**plain, **block}, precision="BFloat16", learningRate="2e-2")
+    outcome = execute(run, tmp_path / "work")
+    assert (outcome.loss_after or 9) < (outcome.loss_before or 0) - 0.01
+    weights = load_file(tmp_path / "out/adapter_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in weights.values())
+
+
 QUANTIZED = [
     {"quantization": {"type": "NF4"}},
     {"quantization": {"type": "FP4"}},

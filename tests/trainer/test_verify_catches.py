@@ -15,9 +15,10 @@ from finetune_api.outcome import Reason
 from finetune_api.v1alpha1 import Method
 from finetune_trainer.data.collate import Batch
 from finetune_trainer.errors import RunError
+from finetune_trainer.methods.adapter import WEIGHTS
 from finetune_trainer.methods.start import Start, start_of
 from finetune_trainer.training.model import load_base
-from finetune_trainer.verify import WEIGHTS, Probe, check_reload, check_weights, logits
+from finetune_trainer.verify import Probe, check_reload, check_weights, logits
 
 CPU = torch.device("cpu")
 IDS = torch.arange(3, 23).reshape(1, 20)
@@ -47,11 +48,11 @@ def adapter(tuned: Any) -> Any:
 def trained(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Probe, Start]:
     """A good saved adapter, what its model computed, and what it was before training."""
     folder = tmp_path_factory.mktemp("adapter")
-    before = logits(base(model), BATCH, CPU)
+    before = logits(base(model), BATCH, CPU, torch.float32)
     tuned = fresh(base(model), seed=1)
     start = start_of(tuned, Method())
     adapter(tuned).save_pretrained(folder)
-    return folder, Probe(BATCH, logits(tuned, BATCH, CPU), before), start
+    return folder, Probe(BATCH, logits(tuned, BATCH, CPU, torch.float32), before), start
 
 
 @pytest.fixture

@@ -53,8 +53,13 @@ def _absolute(folder: Path, path: str) -> str:
 
 def uris(job: FineTuneJob) -> list[str]:
     """All URIs of a job: model, datasets, output."""
-    data = job.spec.dataset
-    sources = [job.spec.model.uri, data.train.uri, *([data.evaluation.uri] if data.evaluation else [])]
+    model, data = job.spec.model, job.spec.dataset
+    sources = [
+        model.uri,
+        *([model.adapter.uri] if model.adapter else []),
+        data.train.uri,
+        *([data.evaluation.uri] if data.evaluation else []),
+    ]
     return [*sources, job.spec.output.uri]
 
 

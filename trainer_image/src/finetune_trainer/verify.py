@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from finetune_api.outcome import Reason
 from finetune_trainer.data.collate import Batch
 from finetune_trainer.errors import RunError
-from finetune_trainer.methods.adapter import WEIGHTS
 from finetune_trainer.methods.start import Start, digest
 from finetune_trainer.methods.virtual_tokens import align
 from finetune_trainer.training.loss import has_sparse_head, trained_logits
@@ -45,15 +44,17 @@ def check_weights(folder: Path, start: Start) -> None:
     Raises:
         RunError: VerificationFailed, naming the tensors.
     """
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except Exception as error:
-        raise _failed(f"{WEIGHTS} cannot be read: {error}") from error
+    weights: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob(start.files)) or [folder / start.files]:
+        try:
+            weights |= load_file(path)
+        except Exception as error:
+            raise _failed(f"{path.name} cannot be read: {error}") from error
     missing, unknown = sorted(start.digests.keys() - weights.keys()), sorted(weights.keys() - start.digests.keys())
     if missing:
-        raise _failed(f"{WEIGHTS} lacks {len(missing)} of {len(start.digests)} tensors, for instance {missing[0]}")
+        raise _failed(f"{start.files} lacks {len(missing)} of {len(start.digests)} tensors, for instance {missing[0]}")
     if unknown:
-        raise _failed(f"{WEIGHTS} has {len(unknown)} tensors that the method has not, for instance {unknown[0]}")
+        raise _failed(f"{start.files} has {len(unknown)} tensors that the method has not, for instance {unknown[0]}")
     broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise _failed(f"{len(broken)} of {len(weights)} tensors are not finite, for instance {broken[0]}")
@@ -80,7 +81,16 @@ def check_reload(fresh_base: Any, folder: Path, expected: Probe, device: torch.d
     except Exception as error:
         raise _failed(f"peft cannot load it: {type(error).__name__}: {error}") from error
     align(model)
-    reloaded = logits(model, expected.batch, device)
+    return check_model(model, expected, device, fresh_base.config.dtype)
+
+
+def check_model(model: Any, expected: Probe, device: torch.device, dtype: torch.dtype) -> str:
+    """Compare what a reloaded model computes in `dtype` with the trained one; return a sentence with the numbers.
+
+    Raises:
+        RunError: VerificationFailed with the numbers.
+    """
+    reloaded = logits(model, expected.batch, device, dtype)
     if not torch.isfinite(reloaded).all():
         raise _failed("its logits are not finite")
     scale = float(expected.trained.abs().max())
@@ -88,7 +98,7 @@ def check_reload(fresh_base: Any, folder: Path, expected: Probe, device: torch.d
     distance = float((reloaded - expected.trained).abs().max())
     if effect == 0:
         raise _failed("its logits are those of the base model")
-    allowed = min(RELATIVE_TOLERANCE.get(_dtype(fresh_base), 2e-2) * scale, SHARE_OF_EFFECT * effect)
+    allowed = min(RELATIVE_TOLERANCE[dtype] * scale, SHARE_OF_EFFECT * effect)
     numbers = f"largest difference {distance:.3g}, allowed {allowed:.3g}, effect of the adapter {effect:.3g}"
     if distance > allowed:
         raise _failed(f"loaded into a fresh base it does not compute what was trained ({numbers})")
@@ -96,17 +106,13 @@ def check_reload(fresh_base: Any, folder: Path, expected: Probe, device: torch.d
 
 
 @torch.inference_mode()
-def logits(model: Any, batch: Batch, device: torch.device) -> torch.Tensor:
-    """What `model` computes for a batch on the CPU: float32 on the CPU, [rows, positions, vocabulary]."""
+def logits(model: Any, batch: Batch, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """What `model` computes in `dtype` for a batch on the CPU: float32 on the CPU, [rows, positions, vocabulary]."""
     model.eval()
     on_device = {name: tensor.to(device) for name, tensor in batch.items()}
-    return trained_logits(model, on_device, sparse_head=has_sparse_head(model))[0].cpu()
-
-
-def _dtype(model: Any) -> torch.dtype:
-    dtype = model.get_input_embeddings().weight.dtype
-    assert isinstance(dtype, torch.dtype)  # noqa: S101 - for the type checker
-    return dtype
+    # As in training: in 16 bits, layers that compute in float32 pass on what the next one takes only under autocast.
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
+        return trained_logits(model, on_device, sparse_head=has_sparse_head(model))[0].cpu()
 
 
 def _failed(message: str) -> RunError:

@@ -49,6 +49,11 @@ class WorkDir:
         return self.root / "checkpoints"
 
     @property
+    def given_adapter(self) -> Path:
+        """The adapter to train on, as downloaded."""
+        return self.root / "given-adapter"
+
+    @property
     def start(self) -> Path:
         """The adapter before its first step, where the end needs it."""
         return self.root / "start"

@@ -49,7 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _prepare_libraries(run: RunFile) -> None:
     """Set what torch, transformers and the hub client read when they are imported."""
-    uris = (run.model.uri, run.dataset.train.uri, run.dataset.evaluation.uri if run.dataset.evaluation else "")
+    adapter = run.model.adapter.uri if run.model.adapter else ""
+    uris = (run.model.uri, adapter, run.dataset.train.uri, run.dataset.evaluation.uri if run.dataset.evaluation else "")
     if not any(uri.startswith("hf://") for uri in uris):
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -13,6 +13,7 @@ job         the spec as a whole, and what of it never changes
 """
 
 from finetune_api.v1alpha1.data import (
+    Adapter,
     Columns,
     DataFormat,
     Dataset,
@@ -40,6 +41,7 @@ from finetune_api.v1alpha1.training import Checkpoints, Divergence, Evaluation, 
 __all__ = [
     "IMMUTABLE_FIELDS",
     "IMMUTABLE_MESSAGE",
+    "Adapter",
     "Checkpoints",
     "Columns",
     "DataFormat",

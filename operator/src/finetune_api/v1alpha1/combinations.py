@@ -1,13 +1,28 @@
 """Rules about a method or optimizer together with another part of the spec."""
 
 from finetune_api.base import Rule
-from finetune_api.v1alpha1.method import MethodType
+from finetune_api.v1alpha1.method import Initialization, MethodType
 from finetune_api.v1alpha1.optimizer import OptimizerType
 from finetune_api.v1alpha1.training import Precision
 
 _PAGED = (OptimizerType.PAGED_ADAMW, OptimizerType.PAGED_ADAMW_8BIT)
 
+_NO_START = (MethodType.ADALORA, MethodType.P_TUNING, MethodType.FULL)
+
 COMBINATION_RULES = (
+    Rule(
+        cel="!has(self.model.adapter) || !(self.method.type in ['AdaLoRA', 'PTuning', 'Full'])",
+        holds=lambda s: s.model.adapter is None or s.method.type not in _NO_START,
+        message="model.adapter does not go with method.type AdaLoRA and PTuning, whose published adapters lack what "
+        "training needs, nor with Full; remove it or set another type",
+        field="model.adapter",
+    ),
+    Rule(
+        cel="!has(self.model.adapter) || self.method.initialization == 'Default'",
+        holds=lambda s: s.model.adapter is None or s.method.initialization is Initialization.DEFAULT,
+        message="method.initialization does not go with model.adapter, which is the start; remove one",
+        field="method.initialization",
+    ),
     Rule(
         cel="self.method.type != 'PrefixTuning' || !self.training.gradientCheckpointing",
         holds=lambda s: s.method.type is not MethodType.PREFIX_TUNING or not s.training.gradient_checkpointing,

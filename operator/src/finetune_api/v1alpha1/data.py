@@ -8,6 +8,13 @@ from pydantic import Field
 from finetune_api.base import DataURI, Object, ObjectName, Rule, SourceURI
 
 
+class Adapter(Object):
+    """A published adapter."""
+
+    uri: SourceURI
+    """Prefix of adapter_config.json and adapter_model.safetensors: s3://, hf:// or pvc://, as for the model."""
+
+
 class Model(Object):
     """The base model."""
 
@@ -17,6 +24,9 @@ class Model(Object):
     """Commit, tag or branch of an hf:// model. A full commit makes the run repeatable."""
     secret_name: ObjectName | None = None
     """Secret whose key HF_TOKEN opens a gated hf:// model."""
+    adapter: Adapter | None = None
+    """Train this adapter on instead of a fresh one. Its own rank, alpha, modules and so on hold; method must not
+    contradict them."""
 
 
 class DataSource(Object):

@@ -18,6 +18,7 @@ class MethodType(StrEnum):
     PREFIX_TUNING = "PrefixTuning"
     PROMPT_TUNING = "PromptTuning"
     P_TUNING = "PTuning"
+    FULL = "Full"
 
 
 class QuantizationType(StrEnum):
@@ -82,7 +83,7 @@ LORA_TYPES = (MethodType.QLORA, MethodType.LORA, MethodType.ADALORA)
 PROMPT_TYPES = (MethodType.PREFIX_TUNING, MethodType.PROMPT_TUNING, MethodType.P_TUNING)
 _PLAIN_LORA = (MethodType.QLORA, MethodType.LORA)
 _ADAPTERS = (*LORA_TYPES, MethodType.IA3)
-_QUANTIZABLE = tuple(kind for kind in MethodType if kind is not MethodType.LORA)
+_QUANTIZABLE = tuple(kind for kind in MethodType if kind not in (MethodType.LORA, MethodType.FULL))
 
 
 def _belongs(field: str, name: str, types: tuple[MethodType, ...], unset: tuple[str, Any], remedy: str = "") -> Rule:
@@ -172,7 +173,8 @@ class Method(Object):
     )
     type: Annotated[MethodType, Field(strict=False)] = MethodType.QLORA
     """QLoRA: LoRA on a quantized base. LoRA: the base keeps its own precision. AdaLoRA: LoRA that gives its rank to the
-    layers that need it. IA3: one factor a channel. PrefixTuning, PromptTuning, PTuning: virtual tokens before a row."""
+    layers that need it. IA3: one factor a channel. PrefixTuning, PromptTuning, PTuning: virtual tokens before a row.
+    Full: every weight; the whole model is published, in float32."""
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
     """Rank of LoRA's matrices; AdaLoRA starts with it."""
     alpha: Annotated[int, Field(ge=1, le=4096)] = 32
@@ -198,7 +200,7 @@ class Method(Object):
     virtual_tokens: Annotated[int, Field(ge=1, le=1024)] | None = None
     """How many virtual tokens PrefixTuning, PromptTuning and PTuning learn; 20 when unset."""
     quantization: Quantization | None = None
-    """How the base is quantized; with LoRA it never is. Unset: NF4 with double quantization for QLoRA, else not."""
+    """How the base is quantized; with LoRA and Full never. Unset: NF4 with double quantization for QLoRA, else not."""
 
     @property
     def base_quantization(self) -> Quantization | None:

@@ -17,7 +17,7 @@ from finetune_api.run import RunFile
 from finetune_api.v1alpha1 import Method, OptimizerType, QuantizationType
 from finetune_trainer.estimate.saved import saved_bytes
 from finetune_trainer.estimate.skeleton import skeleton
-from finetune_trainer.fast.loss import CHUNK_ELEMENTS
+from finetune_trainer.fast.loss import CHUNK_ELEMENTS, MANY_ELEMENTS
 from finetune_trainer.fast.switch import base_of
 
 OVERHEAD = {"cpu": 800 * 2**20, "cuda": 600 * 2**20}
@@ -68,6 +68,8 @@ class Anatomy:
     hidden: int
     """Bytes of the hidden states from which those are made."""
     fast: bool
+    chunk: int
+    """Logits that exist at a time on the fast path."""
     overhead: int
 
     def peak(self, rows: int, *, checkpointing: bool) -> Estimate:
@@ -77,7 +79,7 @@ class Anatomy:
             kept = kept // self.layers + self.layers * self.layer_input
         head = 3 * 4 * rows * self.logits  # float32, with softmax and gradient
         if self.fast:
-            head = 2 * 4 * min(rows * self.logits, CHUNK_ELEMENTS) + rows * self.hidden
+            head = 2 * 4 * min(rows * self.logits, self.chunk) + rows * self.hidden
         return Estimate(
             weights=self.weights,
             adapter=4 * self.parameters,
@@ -114,6 +116,7 @@ def anatomy(run: RunFile, model: Path, length: int, trained: int, dtype: torch.d
         logits=trained * config.vocab_size,
         hidden=trained * between,
         fast=run.training.fast_paths,
+        chunk=CHUNK_ELEMENTS.get(device, MANY_ELEMENTS),
         overhead=OVERHEAD[device],
     )
 

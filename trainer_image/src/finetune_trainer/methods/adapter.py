@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from finetune_api.v1alpha1 import Method, MethodType
 from finetune_trainer.methods.adalora import RankPruning, adalora_config
+from finetune_trainer.methods.full import load_weights, unfreeze
 from finetune_trainer.methods.ia3 import ia3_config
 from finetune_trainer.methods.lora import lora_config
 from finetune_trainer.methods.p_tuning import p_tuning_config
@@ -29,8 +30,10 @@ def add_adapter(model: Any, method: Method, seed: int) -> Any:
     Raises:
         RunError: InvalidConfiguration for a method that this model cannot have.
     """
-    config = _config(model, method)
     torch.manual_seed(seed)
+    if method.type is MethodType.FULL:
+        return unfreeze(model)
+    config = _config(model, method)
     tuned = get_peft_model(model, config)
     for parameter in tuned.parameters():
         if parameter.requires_grad:
@@ -53,6 +56,7 @@ def _config(model: Any, method: Method) -> Any:
             return prompt_tuning_config(method)
         case MethodType.P_TUNING:
             return p_tuning_config(method, model.config.get_text_config().hidden_size)
+    raise ValueError(f"{method.type} is no method of peft")
 
 
 def keeper(model: Any, method: Method) -> RankPruning | WholeState | None:
@@ -77,6 +81,9 @@ def save_adapter(model: Any, method: Method, folder: Path, start: Path) -> None:
     OLoRA and PiSSA have taken their start out of the base. What is written is the difference to it, a plain LoRA of
     twice the rank: servers know nothing of starts.
     """
+    if method.type is MethodType.FULL:
+        model.save_pretrained(folder)
+        return
     conversion = str(start) if method.initialization.changes_base else None
     with warnings.catch_warnings():
         # Peft warns of two adapters on a changed base, and of ranks pruned to nothing: both are meant.
@@ -86,6 +93,9 @@ def save_adapter(model: Any, method: Method, folder: Path, start: Path) -> None:
 
 def load_checkpoint(model: Any, kept: RankPruning | WholeState | None, checkpoint: Path) -> None:
     """Put the trained numbers of a checkpoint into `model`, without training on."""
+    if not isinstance(model, PeftModel):
+        load_weights(model, checkpoint)
+        return
     set_peft_model_state_dict(model, load_file(checkpoint / WEIGHTS))
     if kept:
         kept.restore(checkpoint)

@@ -6,7 +6,7 @@ import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from transformers import BitsAndBytesConfig
 
-from finetune_api.v1alpha1 import Method, Precision, QuantizationType, StorageType
+from finetune_api.v1alpha1 import Method, MethodType, Precision, QuantizationType, StorageType
 
 _STORAGE = {
     StorageType.UINT8: torch.uint8,
@@ -28,6 +28,11 @@ def compute_dtype(precision: Precision) -> torch.dtype:
         return torch.float32
     # torch also counts GPUs that only emulate bfloat16, many times slower than float16.
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def stored_dtype(method: Method, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the loaded weights: `dtype` for a frozen base; float32 where they move: small steps count."""
+    return torch.float32 if method.type is MethodType.FULL else dtype
 
 
 def quantization_config(method: Method, dtype: torch.dtype) -> Any:

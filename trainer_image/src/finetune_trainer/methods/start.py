@@ -9,6 +9,7 @@ import torch
 from peft import get_peft_model_state_dict
 
 from finetune_api.v1alpha1 import Method, MethodType
+from finetune_trainer.methods.full import FILES
 
 _MAY_REST = {
     MethodType.QLORA: (".lora_A",),
@@ -26,14 +27,25 @@ class Start:
     """By the tensor's name; every name that the file must have, and no other."""
     must_move: frozenset[str]
     """Tensors that one step of training always changes."""
+    files: str = "adapter_model.safetensors"
+    """Which files hold them."""
 
 
 def start_of(model: Any, method: Method) -> Start:
     """Note the start of a fresh adapter, as peft would save it."""
+    if method.type is MethodType.FULL:
+        return _start_of_all(model)
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     rest = _MAY_REST.get(method.type, ())
     moving = frozenset(name for name in tensors if not any(part in name for part in rest))
     return Start({name: digest(tensor) for name, tensor in tensors.items()}, moving)
+
+
+def _start_of_all(model: Any) -> Start:
+    """Tied weights count once. A lone vector (a bias before a softmax) may have no gradient at all."""
+    weights = dict(model.named_parameters())
+    moving = frozenset(name for name, tensor in weights.items() if tensor.ndim > 1)
+    return Start({name: digest(tensor) for name, tensor in weights.items()}, moving, FILES)
 
 
 def digest(tensor: torch.Tensor) -> str:

@@ -5,6 +5,9 @@ from typing import Any
 import torch
 from peft import PeftType
 
+from finetune_api.outcome import Reason
+from finetune_trainer.errors import RunError
+
 DEFAULT = 20
 """As in peft's and the papers' examples."""
 
@@ -14,8 +17,12 @@ def align(model: Any) -> None:
 
     peft puts virtual tokens before the row, so position 0 of the row is answered at position `num_virtual_tokens`.
     Prefix tuning keeps them in the cache, and other methods have none: nothing is done for those.
+
+    Packed rows, which are told apart by position ids alone, are refused: peft drops those with a warning.
     """
     config = model.active_peft_config
+    if config.is_prompt_learning:
+        model.register_forward_pre_hook(_refuse_position_ids, with_kwargs=True)
     if config.peft_type not in (PeftType.PROMPT_TUNING, PeftType.P_TUNING):
         return
     count = config.num_virtual_tokens
@@ -34,6 +41,15 @@ def align(model: Any) -> None:
 
     model.register_forward_pre_hook(shift, with_kwargs=True)
     model.register_forward_hook(cut, with_kwargs=True)
+
+
+def _refuse_position_ids(model: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+    if kwargs.get("position_ids") is not None and not _is_off(model):
+        raise RunError(
+            Reason.INVALID_CONFIGURATION,
+            "rows packed into one sequence do not go with virtual tokens, which every row would need for itself",
+            "Turn packing off, or use another method.type.",
+        )
 
 
 def _is_off(model: Any) -> bool:

@@ -21,6 +21,7 @@ Say = Callable[[str], None]
 """Takes one sentence for people, for instance `downloading model.safetensors: 120 of 269 MB`."""
 
 _FILES_AT_ONCE = 4
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,28 @@ def fetch_files(uri: str, storage: Storage, target: Path, say: Say, readable: Ca
     except ObjectMissingError as error:
         raise RunError(Reason.DATASET_NOT_FOUND, f"{error} does not exist", "Correct the URI.") from error
     return FetchedFiles({entry.path: file for entry, file in zip(entries, fetched, strict=True)})
+
+
+def fetch_adapter(uri: str, storage: Storage, target: Path, say: Say) -> None:
+    """Download an adapter's two files into `target`.
+
+    Raises:
+        RunError: ModelNotFound, VerificationFailed, or what the storage says.
+    """
+    store = open_store(uri, storage)
+    try:
+        listing = store.list()
+        digests, entries = _digests(store, listing), {entry.path: entry for entry in listing}
+        target.mkdir(parents=True, exist_ok=True)
+        for name in ADAPTER_FILES:
+            if name not in entries:
+                raise ObjectMissingError(f"{store.uri}/{name}")
+            say(f"downloading {name} of {store.uri}")
+            store.download(name, target / name)
+            _verify(store, entries[name], target / name, digests.get(name, ""))
+    except ObjectMissingError as error:
+        hint = "Correct spec.model.adapter.uri: it is the prefix of an adapter as peft saves it."
+        raise RunError(Reason.MODEL_NOT_FOUND, f"{error} does not exist", hint) from error
 
 
 def fetch_file(uri: str, storage: Storage, target: Path, say: Say) -> FetchedFile:

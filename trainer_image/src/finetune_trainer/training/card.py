@@ -7,6 +7,7 @@ import yaml
 
 from finetune_api import __version__
 from finetune_api.run import RunFile
+from finetune_trainer.methods.describe import described, library, stored, tags
 from finetune_trainer.training.fit import Fitted
 from finetune_trainer.training.inputs import Inputs
 
@@ -17,7 +18,11 @@ def facts(run: RunFile, inputs: Inputs, fitted: Fitted) -> dict[str, object]:
     """What a reader needs to trust or repeat the run; JSON values only."""
     return {
         "job": {"name": run.name, "namespace": run.namespace, "uid": run.uid, "attempt": run.attempt},
-        "baseModel": {"uri": run.model.uri, "revision": inputs.revision or run.model.revision},
+        "baseModel": {
+            "uri": run.model.uri,
+            "revision": inputs.revision or run.model.revision,
+            "adapter": run.model.adapter.uri if run.model.adapter else None,
+        },
         "dataset": {
             "train": run.dataset.train.uri,
             "evaluation": run.dataset.evaluation.uri if run.dataset.evaluation else None,
@@ -35,22 +40,25 @@ def facts(run: RunFile, inputs: Inputs, fitted: Fitted) -> dict[str, object]:
 def model_card(run: RunFile, inputs: Inputs, fitted: Fitted, record: dict[str, Any]) -> str:
     """README.md of the adapter: short, and nothing in it that was not measured."""
     base, revision = run.model.uri.removeprefix("hf://"), record["baseModel"]["revision"]
-    header: dict[str, object] = {"library_name": "peft", "tags": ["lora"]}
+    header: dict[str, object] = {"library_name": library(run.method), "tags": tags(run.method)}
     if run.model.uri.startswith("hf://"):
         header["base_model"] = base
     data = inputs.report
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    training = run.training
     method = (
-        f"- Method: {run.method.type}, {fitted.step} optimizer steps of {run.training.batch_size} sequences, peak "
-        f"learning rate {run.training.learning_rate}, seed {run.training.seed}"
+        f"- Method: {run.method.type}, the base {stored(run.method)}; {fitted.step} optimizer steps of "
+        f"{training.batch_size} sequences with {training.optimizer.type}, peak learning rate {training.learning_rate}, "
+        f"{training.scheduler} schedule, seed {training.seed}"
     )
     dataset = (
         f"- Data: {data.rows} rows, {data.tokens} tokens, {data.trained_tokens} of them trained; {data.dropped_rows} "
         f"rows longer than {run.training.max_length} tokens left out, {data.truncated_rows} cut there, "
         f"{data.invalid_rows} skipped because they could not be used; sha256 `{data.sha256}`"
     )
-    adapter = f"A LoRA adapter (rank {run.method.rank}, alpha {run.method.alpha}) for `{base}`"
-    at = f" at revision `{revision}`." if revision else "."
+    adapter = f"{described(run.method)} for `{base}`"
+    at = f" at revision `{revision}`" if revision else ""
+    at += f", trained on from `{run.model.adapter.uri}`." if run.model.adapter else "."
     facts_list = [method, dataset, _losses(data.evaluation_rows, fitted), f"- Made with {versions}"]
     return (
         "\n\n".join(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import PrinterCallback
 
 from finetune_api.names import ActiveReason
@@ -15,8 +16,9 @@ from finetune_api.v1alpha1 import MethodType
 from finetune_trainer.errors import RunError
 from finetune_trainer.methods.adalora import orthogonality_penalty
 from finetune_trainer.methods.adapter import add_adapter, keeper, load_checkpoint, save_adapter, save_start
+from finetune_trainer.methods.given import load_given
 from finetune_trainer.methods.lora import loraplus_optimizer
-from finetune_trainer.methods.quantization import compute_dtype
+from finetune_trainer.methods.quantization import compute_dtype, stored_dtype
 from finetune_trainer.methods.start import Start, start_of
 from finetune_trainer.publish import CheckpointStore, Outbox
 from finetune_trainer.training.arguments import training_arguments
@@ -63,15 +65,17 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     run, reporter, processes = session.run, session.reporter, session.processes
     reporter.say("loading the base model")
     dtype = compute_dtype(run.training.precision)
-    base = load_base(session.work.model, run.method, dtype, processes.device())
+    base = load_base(session.work.model, run.method, stored_dtype(run.method, dtype), processes.device())
     session.stop.check()
     _check_vocabulary(base, inputs)
     # Before the adapter comes: some methods take their start out of the base.
     data = batches(session, inputs)
     loss_before = _evaluate(session, data, base, "the base model")
     batch = inputs.collator(inputs.train.rows.shortest(PROBE_ROWS))
-    base_logits = logits(base, batch, processes.device())
+    base_logits = logits(base, batch, processes.device(), dtype)
     model = add_adapter(base, run.method, run.training.seed)
+    if run.model.adapter:
+        load_given(model, session.work.given_adapter)
     reporter.say(_describe(model))
     start = start_of(model, run.method)
     if processes.first:
@@ -86,7 +90,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
         kept.finish()
     loss_after = _evaluate(session, data, model, "the trained model")
     paths.turn_off()  # what is saved is compared with plain peft
-    trained = Probe(batch, logits(model, batch, processes.device()), base_logits)
+    trained = Probe(batch, logits(model, batch, processes.device(), dtype), base_logits)
     if processes.first:
         _save(session, inputs, model, adapter)
     return Fitted(step, loss_before, loss_after, start, trained)
@@ -190,14 +194,17 @@ def _evaluate(session: Session, data: Batches, model: Any, whose: str) -> float 
 def _save(session: Session, inputs: Inputs, model: Any, folder: Path) -> None:
     """Write adapter and tokenizer as peft and vLLM load them; the base gets the user's name for it, not our disk's."""
     source = session.run.model
-    config = model.peft_config["default"]
-    config.base_model_name_or_path = source.uri.removeprefix("hf://")
-    config.revision = inputs.revision or source.revision
+    if isinstance(model, PeftModel):
+        config = model.peft_config["default"]
+        config.base_model_name_or_path = source.uri.removeprefix("hf://")
+        config.revision = inputs.revision or source.revision
     shutil.rmtree(folder, ignore_errors=True)
     save_adapter(model, session.run.method, folder, session.work.start)
     inputs.tokenizer.save_pretrained(folder)
 
 
 def _describe(model: Any) -> str:
+    if not isinstance(model, PeftModel):
+        return f"all {model.num_parameters()} parameters are trained"
     trained, total = model.get_nb_trainable_parameters()
     return f"the adapter has {trained} parameters, {100 * trained / total:.2f} % of the model's {total}"

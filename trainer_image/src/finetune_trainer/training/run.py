@@ -7,17 +7,19 @@ import torch
 
 from finetune_api.names import ActiveReason
 from finetune_api.outcome import Artifact, Outcome, Reason
-from finetune_trainer.methods.quantization import compute_dtype
+from finetune_api.v1alpha1 import MethodType
+from finetune_trainer.methods.quantization import compute_dtype, stored_dtype
 from finetune_trainer.preparation.stored import StoredRows
 from finetune_trainer.publish import CheckpointStore, publish
 from finetune_trainer.storage import Store, open_store
+from finetune_trainer.training.adapter import bring_adapter
 from finetune_trainer.training.card import facts, model_card
 from finetune_trainer.training.fit import Fitted, fit
 from finetune_trainer.training.inputs import Inputs, bring_inputs
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.preflight import check_configuration
 from finetune_trainer.training.session import Session
-from finetune_trainer.verify import check_reload, check_weights
+from finetune_trainer.verify import check_model, check_reload, check_weights
 
 
 def execute(session: Session) -> Outcome:
@@ -31,6 +33,8 @@ def execute(session: Session) -> Outcome:
     check_configuration(session)
     store = open_store(run.output.uri, run.storage)  # PID 1 has checked that it can be written
     inputs = bring_inputs(session, store)
+    session = bring_adapter(session)
+    run = session.run
     checkpoints = CheckpointStore(store, run.uid, reporter.chatter)
     fitted = fit(session, inputs, checkpoints, session.work.adapter)
     _free_memory()
@@ -57,7 +61,12 @@ def _verify(session: Session, fitted: Fitted) -> None:
     run, work, device = session.run, session.work, session.processes.device()
     session.reporter.phase(ActiveReason.PUBLISHING, "checking the saved adapter on a fresh base model")
     check_weights(work.adapter, fitted.start)
-    base = load_base(work.model, run.method, compute_dtype(run.training.precision), device)
+    dtype = compute_dtype(run.training.precision)
+    if run.method.type is MethodType.FULL:
+        whole = load_base(work.adapter, run.method, stored_dtype(run.method, dtype), device)
+        session.reporter.say(check_model(whole, fitted.probe, device, dtype))
+        return
+    base = load_base(work.model, run.method, dtype, device)
     session.reporter.say(check_reload(base, work.adapter, fitted.probe, device))
 
 
