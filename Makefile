@@ -37,7 +37,12 @@ check: setup ## Lint, types, import contracts, generated files: under a minute
 .PHONY: unit
 unit: setup ## Tests that need no cluster (they start their own S3 server)
 	$(BIN)/python -m localcluster binaries --only tools
-	$(BIN)/pytest -m 'not cluster' -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m 'not cluster and not soak' -n 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: soak
+soak: setup ## Long sweeps: signals at a hundred random moments of a run (an hour; SOAK_MOMENTS sets how many)
+	$(BIN)/python -m localcluster binaries --only tools
+	$(BIN)/pytest -m soak
 
 .PHONY: test
 test: check unit cluster-test ## Everything: check, unit, and the tests on a real cluster (root)

@@ -16,8 +16,9 @@ from typing import NoReturn
 from finetune_api import names
 from finetune_api.outcome import ExitCode, Outcome, Reason
 from finetune_api.run import RunFile
+from finetune_trainer.disk import explain_disk
 from finetune_trainer.errors import RunError
-from finetune_trainer.publish import CheckpointStore, Outbox, check_writable
+from finetune_trainer.publish import CheckpointStore, Outbox, abort_leftovers, check_writable
 from finetune_trainer.storage import open_store
 from finetune_trainer.supervisor import environment, launch, runfile
 from finetune_trainer.supervisor.hang import Watch
@@ -48,8 +49,7 @@ def main(argv: list[str] | None = None, command: list[str] | None = None) -> int
     except RunError as error:
         outcome = error.outcome()
     except Exception as error:  # whatever it is, it must end as a reason
-        traceback.print_exc()
-        outcome = Outcome(reason=Reason.INTERNAL_ERROR, message=f"{type(error).__name__}: {error}")
+        outcome = _unexpected(error, options.work_dir.resolve())
     _say_end(outcome, options.termination_log)
     return outcome.reason.exit_code
 
@@ -87,6 +87,7 @@ def _open_output(run: RunFile, work: WorkDir) -> Uploads:
     """Find a wrong key or a missing bucket now, not after hours of training; then wait for checkpoints."""
     store = open_store(run.output.uri, run.storage)
     check_writable(store, run.uid)
+    abort_leftovers(store, run.uid, _log.info)
     checkpoints = CheckpointStore(store, run.uid, _log.info)
     uploads = Uploads(Outbox(work.outbox), checkpoints, run.training.checkpoints.keep)
     uploads.start()
@@ -98,6 +99,13 @@ def _serve(port: int, work: WorkDir) -> None:
         from finetune_trainer.supervisor import serve  # noqa: PLC0415 - http.server and prometheus_client are heavy
 
         serve.start(port, work)
+
+
+def _unexpected(error: Exception, folder: Path) -> Outcome:
+    if disk := explain_disk(error, folder):
+        return disk.outcome()
+    traceback.print_exc()
+    return Outcome(reason=Reason.INTERNAL_ERROR, message=f"{type(error).__name__}: {error}")
 
 
 def _say_end(outcome: Outcome, termination_log: Path) -> None:

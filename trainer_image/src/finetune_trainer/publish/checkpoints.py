@@ -141,13 +141,19 @@ class CheckpointStore:
     def _download(self, step: int, folder: Path) -> None:
         for path, digest in self._manifest(step).digests.items():
             try:
-                self._store.download(self._base(step) + path, folder / path)
+                found = self._fetch(step, path, folder)
+                if found != digest:  # once more: it may have been changed on its way only
+                    found = self._fetch(step, path, folder)
             except ObjectMissingError as error:
                 raise _BrokenError(f"{path} is missing") from error
-            with (folder / path).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != digest:
                 raise _BrokenError(f"{path} has sha256 {found} instead of {digest}")
+
+    def _fetch(self, step: int, path: str, folder: Path) -> str:
+        """Download one file and return its digest."""
+        self._store.download(self._base(step) + path, folder / path)
+        with (folder / path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _manifest(self, step: int) -> _Manifest:
         try:

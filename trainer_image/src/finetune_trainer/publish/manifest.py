@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finetune_api.outcome import Artifact, Reason
 from finetune_trainer.errors import RunError
-from finetune_trainer.storage import Store
+from finetune_trainer.storage import ObjectMissingError, Store
 
 MANIFEST = "manifest.json"
 VERSION = "finetune.dev/manifest/v1"
@@ -75,7 +75,10 @@ def _upload(file: Path, store: Store, path: str) -> str:
 
 
 def _compare(store: Store, path: str, digest: str) -> None:
-    found = store.sha256(path)
+    try:
+        found = store.sha256(path)
+    except ObjectMissingError:
+        found = "nothing"
     if found != digest:
         raise RunError(
             Reason.VERIFICATION_FAILED,
