@@ -78,6 +78,7 @@ def _run(options: argparse.Namespace, mailbox: Mailbox, command: list[str] | Non
     ending = supervise(command, worker_environment, mailbox, grace, on_tick)
     outcome = verdict(ending, work, memory.kills() - kills_before, memory.limit())
     if outcome.reason is Reason.PUBLISHED:
+        _write_end(outcome, options.termination_log)  # before anything can keep this process from it
         uploads.discard()
         return outcome
     return settled(outcome, uploads.finish(mailbox.get, ending.deadline, grace))
@@ -109,14 +110,17 @@ def _unexpected(error: Exception, folder: Path) -> Outcome:
 
 
 def _say_end(outcome: Outcome, termination_log: Path) -> None:
-    text = outcome.to_termination_message()
-    if termination_log.exists() or termination_log != Path(names.TERMINATION_LOG):  # outside a pod there is none
-        try:
-            termination_log.write_text(text)
-        except OSError as error:
-            _log.warning("The termination message cannot be written to %s: %s.", termination_log, error.strerror)
+    _write_end(outcome, termination_log)
     hint = f" {outcome.hint}" if outcome.hint else ""
     _log.info("%s: %s.%s", outcome.reason.value, outcome.message.rstrip("."), hint)
+
+
+def _write_end(outcome: Outcome, termination_log: Path) -> None:
+    if termination_log.exists() or termination_log != Path(names.TERMINATION_LOG):  # outside a pod there is none
+        try:
+            termination_log.write_text(outcome.to_termination_message())
+        except OSError as error:
+            _log.warning("The termination message cannot be written to %s: %s.", termination_log, error.strerror)
 
 
 def leave(code: int) -> NoReturn:
