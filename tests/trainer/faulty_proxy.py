@@ -16,12 +16,16 @@ from socketserver import StreamRequestHandler, ThreadingTCPServer
 from types import TracebackType
 from urllib.parse import urlsplit
 
-FAULTS = ("500", "503", "refuse", "reset", "truncate", "stall", "etag", "flip", "lose")
-"""An answer of 500 or 503; the connection closed, reset amid the body, or closed amid it; no answer for some time; a
-wrong ETag; one wrong byte in the body; an upload that is acknowledged and thrown away."""
+FAULTS = ("400", "500", "503", "refuse", "reset", "truncate", "stall", "etag", "flip", "lose")
+"""An answer of 400 (the body was changed on its way), 500 or 503; the connection closed, reset amid the body, or closed
+amid it; no answer for some time; a wrong ETag; one wrong byte in the body; an upload acknowledged and thrown away."""
 STALL_SECONDS = 3.0
 _LARGEST = 64 << 20
-_ERRORS = {"500": ("Internal Server Error", "InternalError"), "503": ("Service Unavailable", "SlowDown")}
+_ERRORS = {
+    "400": ("Bad Request", "BadDigest"),
+    "500": ("Internal Server Error", "InternalError"),
+    "503": ("Service Unavailable", "SlowDown"),
+}
 
 
 @dataclass

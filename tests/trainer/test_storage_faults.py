@@ -95,7 +95,7 @@ def test_a_fault_that_passes_is_not_even_noticed(
     assert _is_whole(good)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", sorted(set(FAULTS) - {"400", "lose", "etag"}))  # which are about writing
 def test_restoring(proxy: FaultyProxy, bad: Store, good: Store, tmp_path: Path, fault: str) -> None:
     """A fault on the way never makes an older checkpoint the newest: it comes back whole, or the attempt ends."""
     saved = CheckpointStore(good, "uid", lambda _: None)
@@ -107,8 +107,8 @@ def test_restoring(proxy: FaultyProxy, bad: Store, good: Store, tmp_path: Path, 
     assert restored is not None
     assert check_checkpoint(restored) == 2
     assert proxy.failed == 1
-    if fault in ("flip", "etag", "lose"):
-        return  # a flipped byte that stays is a broken checkpoint; the others change nothing here
+    if fault in ("flip", "stall"):
+        return  # a flipped byte that stays is a broken checkpoint; to stall for ever takes for ever
     proxy.fail(fault, method="GET", containing="optimizer.pt")
     with pytest.raises(RunError) as caught:
         checkpoints.restore_newest(tmp_path / "ever")
