@@ -23,12 +23,13 @@ def _start(run: RunFile, folder: Path) -> "subprocess.Popen[bytes]":
     folder.mkdir()
     (folder / "run.json").write_text(run.to_json())
     program = [sys.executable, "-m", "finetune_trainer", "--run-file", str(folder / "run.json"), "--port", "0"]
-    return subprocess.Popen(
-        [*program, "--work-dir", str(folder / "work"), "--termination-log", str(folder / "log")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=(folder / "output").open("wb"),
-        stderr=subprocess.STDOUT,
-    )
+    with (folder / "output").open("wb") as output:
+        return subprocess.Popen(
+            [*program, "--work-dir", str(folder / "work"), "--termination-log", str(folder / "log")],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
 
 
 def _wait_for_step(trainer: "subprocess.Popen[bytes]", folder: Path, step: int) -> None:

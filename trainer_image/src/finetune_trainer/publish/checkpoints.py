@@ -46,17 +46,20 @@ class CheckpointStore:
         """Where they are, for people."""
         return f"{self._store.uri}/{self._prefix}".rstrip("/")
 
-    def save(self, folder: Path, step: int, *, good: bool = True) -> None:
+    def save(
+        self, folder: Path, step: int, *, good: bool = True, before_each: Callable[[str], None] = lambda _: None
+    ) -> None:
         """Upload a checkpoint; it counts once its manifest is there, which is written last.
 
-        One that is not good is no reason to prune the newest good one.
+        One that is not good is no reason to prune the newest good one. `before_each` is called before each file; what
+        it raises ends the upload.
 
         Raises:
             RunError: InternalError for a folder from which no run could go on, or what the storage says.
         """
         check_resumable(folder, step)
         self._whole.pop(step, None)
-        upload_folder(folder, self._store, self._base(step), {"step": step, "good": good}, lambda _: None)
+        upload_folder(folder, self._store, self._base(step), {"step": step, "good": good}, before_each)
         self._whole[step] = self._manifest(step)
         self._say(f"Saved the checkpoint of step {step} in {self._store.uri}.")
 
