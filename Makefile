@@ -15,7 +15,7 @@ help: ## Show this list
 setup: .venv/.synced ## Make .venv from uv.lock (installs uv beside it where there is none)
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
-	$(UV) sync --frozen --compile-bytecode
+	$(UV) sync --frozen
 	@touch $@
 
 .tools/bin/uv:

@@ -56,7 +56,7 @@ def reached(cluster: Any, name: str, *reasons: str) -> Callable[[], Json | None]
         if now.get("reason") in reasons:
             return job
         if now.get("status") in ("True", "False"):
-            pytest.fail(f"{name} ended with {now['reason']} before it was seen {' or '.join(reasons)}: {now['message']}")
+            pytest.fail(f"{name} ended with {now['reason']} and was never seen {reasons}: {now['message']}")
         return None
 
     return check

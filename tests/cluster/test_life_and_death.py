@@ -16,7 +16,7 @@ from tests.cluster.jobs import NAMESPACE, Json, children, condition, creations, 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 LONG = {"training": {"maxSteps": 100_000, "batchSize": 4, "microBatchSize": 4, "checkpoints": {"everySteps": 1000}}}
 SEEN = {"maxSteps": 1000, "batchSize": 4, "microBatchSize": 4, "loggingSteps": 100}
-"""A run that a fast machine does not finish between two looks at its progress (every 3 s), nor a slow one in minutes."""
+"""A fast machine does not finish it between two looks at its progress (every 3 s); a slow one does in minutes."""
 KILLS = 20
 
 

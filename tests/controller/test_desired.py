@@ -179,6 +179,12 @@ def test_resources_and_placement() -> None:
     assert "activeDeadlineSeconds" not in manifest(SPEC)["spec"]
 
 
+def test_as_many_threads_as_cpus_were_asked_for() -> None:
+    """The kubelet fills in the container's own request; on a large node torch would start a thread for every core."""
+    (entry,) = [e for e in pod_of(manifest(SPEC))["containers"][0]["env"] if e["name"] == "OMP_NUM_THREADS"]
+    assert entry["valueFrom"] == {"resourceFieldRef": {"resource": "requests.cpu", "divisor": "1"}}
+
+
 def test_writable_places_are_bounded_volumes() -> None:
     """With a read-only root the trainer writes to /work, /tmp and /dev/shm, and to an output claim."""
     pod = pod_of(manifest(FULL))

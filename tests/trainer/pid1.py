@@ -51,7 +51,7 @@ class Supervised:
     def wait_for(self, word: str) -> str:
         """Read the output up to a line that starts with this word, and return the line."""
         assert self.process.stdout
-        return next(line for line in self.process.stdout if line.split()[0] == word)
+        return next(line for line in self.process.stdout if line.split()[:1] == [word])
 
     def ended(self) -> tuple[int, Outcome, str]:
         """The exit code, the termination message, and the rest of the output."""

@@ -92,9 +92,7 @@ def test_stop_reaches_the_worker(start: Start, number: signal.Signals) -> None:
 
 def test_stop_reaches_the_ranks_and_not_the_launcher(start: Start) -> None:
     """Where there is a launcher, the processes with a rank get the signal, and only they."""
-    rank = (
-        "import os,signal,time; signal.signal(15, lambda *_: os._exit(7)); print('ready', flush=True); time.sleep(100)"
-    )
+    rank = "import os,signal,time; signal.signal(15, lambda *_: os._exit(7)); os.write(1, b'ready\\n'); time.sleep(100)"
     launcher = f"""
 signal.signal(signal.SIGTERM, lambda *_: say("launcher was told"))
 environment = [dict(os.environ, LOCAL_RANK=str(n)) for n in range(2)]

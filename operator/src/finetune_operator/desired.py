@@ -148,6 +148,8 @@ def _environment(spec: Spec) -> list[Manifest]:
     variables: list[Manifest] = [
         {"name": "HOME", "value": names.WORK_DIR},
         {"name": "AWS_EC2_METADATA_DISABLED", "value": "true"},
+        # One thread per CPU asked for, rounded up: threads that wait for a CPU of somebody else spin, and all get slow.
+        {"name": "OMP_NUM_THREADS", "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu", "divisor": "1"}}},
     ]
     if spec.storage.secret_name:
         secret = spec.storage.secret_name

@@ -28,7 +28,7 @@ class Resources(Object):
     gpu_resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", max_length=128)] = "nvidia.com/gpu"
     """Extended resource that stands for one GPU."""
     cpu: Quantity = "2"
-    """CPU request."""
+    """CPU request. As many threads compute, rounded up."""
     memory: Quantity = "8Gi"
     """Memory request and limit."""
     shared_memory: Quantity = "1Gi"

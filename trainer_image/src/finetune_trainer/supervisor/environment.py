@@ -40,13 +40,24 @@ def of_worker(run: RunFile, root: Path, base: Mapping[str, str]) -> dict[str, st
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     environment |= _hub(run, base)
-    if run.processes > 1:  # torchrun would set 1, and say so at length
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // run.processes)))
+    environment |= _threads(run.processes, base)
     if not os.access(base.get("HOME", "/nonexistent"), os.W_OK):  # else keep it: ~/.aws may hold the credentials
         environment["HOME"] = str(home)
     for folder in (cache, temporary, Path(environment["HOME"])):
         folder.mkdir(parents=True, exist_ok=True)
     return environment
+
+
+def _threads(processes: int, base: Mapping[str, str]) -> dict[str, str]:
+    """Share the threads among the processes: OMP_NUM_THREADS where it is set, as in a pod, else one per CPU of ours.
+
+    A single process without the variable is left to its libraries.
+    """
+    told = base.get("OMP_NUM_THREADS", "")
+    if not told.isdigit() and processes == 1:
+        return {}
+    threads = max(1, (int(told) if told.isdigit() else len(os.sched_getaffinity(0))) // processes)
+    return {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads)}  # the second one is the tokenizer's
 
 
 def _hub(run: RunFile, base: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,29 @@
+"""The worker's environment: threads shared fairly, and nothing written outside the scratch folder."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from finetune_trainer.supervisor import environment
+from tests.trainer.tinyrun import run_file
+
+
+@pytest.mark.parametrize(
+    ("given", "processes", "threads"),
+    [("4", 1, "4"), ("4", 2, "2"), ("5", 2, "2"), ("1", 2, "1"), (None, 1, None), ("many", 1, None)],
+)
+def test_threads_are_shared(given: str | None, processes: int, threads: str | None, tmp_path: Path) -> None:
+    """What the pod was given is divided by the processes, never below one; without a word one decides itself."""
+    run = run_file(tmp_path, tmp_path).model_copy(update={"processes": processes})
+    base = {"HOME": str(tmp_path)} | ({"OMP_NUM_THREADS": given} if given else {})
+    made = environment.of_worker(run, tmp_path / "work", base)
+    assert made.get("RAYON_NUM_THREADS") == threads
+    assert made.get("OMP_NUM_THREADS") == (threads or given)
+
+
+def test_processes_without_a_word_share_the_machine(tmp_path: Path) -> None:
+    """Two processes take half of the CPUs each, and at least one."""
+    run = run_file(tmp_path, tmp_path).model_copy(update={"processes": 2})
+    made = environment.of_worker(run, tmp_path / "work", {"HOME": str(tmp_path)})
+    assert made["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 2))
