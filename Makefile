@@ -40,7 +40,7 @@ unit: setup ## Tests that need no cluster (they start their own S3 server)
 	$(BIN)/pytest -m 'not cluster and not soak' -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: soak
-soak: setup ## The long sweeps, whole
+soak: setup ## The long sweeps: signals at a hundred random moments of a run, and more (an hour; SOAK_MOMENTS sets how many)
 	$(BIN)/python -m localcluster binaries --only tools
 	$(BIN)/pytest -m soak -n 2 --dist loadfile --no-loadscope-reorder
 

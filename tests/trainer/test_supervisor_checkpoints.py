@@ -77,7 +77,7 @@ def test_a_worker_that_has_to_be_killed(start: Start, tmp_path: Path) -> None:
 def test_storage_that_is_gone(start: Start, tmp_path: Path) -> None:
     """What cannot be uploaded in time is not claimed; the reason is told, and the end comes in time."""
     spoil = f"import shutil; shutil.rmtree({str(tmp_path / 'out')!r}); open({str(tmp_path / 'out')!r}, 'w').close()\n"
-    trainer = start(OFFER + SAVES_AT_THE_END + spoil + READY, "--stop-grace-seconds", "3")
+    trainer = start(OFFER + SAVES_AT_THE_END + spoil + READY, "--stop-grace-seconds", "1")
     trainer.wait_for("ready")
     trainer.process.send_signal(signal.SIGTERM)
     code, outcome, _ = trainer.ended()

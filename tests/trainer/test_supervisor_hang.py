@@ -25,9 +25,9 @@ def stand_still_in_a_thread():
 def stand_still_for_ever():
     threading.Lock().acquire() and time.sleep(1000)
 threading.Thread(target=stand_still_in_a_thread, daemon=True).start()
-for step in range(5):
+for step in range(3):
     WorkDir(work).write_progress(Progress(phase="Training", step=step, total_steps=9))
-    time.sleep(1.2)
+    time.sleep(1.1)
 stand_still_for_ever()
 """
 
@@ -110,9 +110,9 @@ def test_the_end_of_a_hang(start: Start) -> None:
     """A worker that really stands still: the stacks of all its threads are in the log, exit 82, how long and where."""
     trainer = start(TRAINS.format(root=str(Path(__file__).parents[2])), training={"hangTimeoutSeconds": 2})
     code, outcome, output = trainer.ended()
-    assert (code, outcome.reason, outcome.step) == (82, Reason.HANG, 4)
+    assert (code, outcome.reason, outcome.step) == (82, Reason.HANG, 2)
     assert "nothing moved for" in outcome.message
-    assert "after step 4 of 9, in phase Training" in outcome.message
+    assert "after step 2 of 9, in phase Training" in outcome.message
     assert outcome.message.endswith("in stand_still_for_ever")
     for name in ("stand_still_for_ever", "stand_still_in_a_thread"):
         assert f"in {name}" in output

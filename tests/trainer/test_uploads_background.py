@@ -68,6 +68,8 @@ def test_the_newest_first_and_little_space(bench: Bench) -> None:
     bench.put(2, 3, 4, 5)
     assert len(list((bench.folder / "outbox").iterdir())) == 2
     bench.store.open.set()
+    while bench.checkpoints().newest() != 5:
+        time.sleep(0.01)
     assert bench.finish() == Stored(5, 5)
     assert bench.steps() == [1, 5]
     restored = bench.checkpoints().restore_newest(bench.folder / "restored")
@@ -76,6 +78,19 @@ def test_the_newest_first_and_little_space(bench: Bench) -> None:
     assert list((bench.folder / "outbox").iterdir()) == []
     bench.uploads.discard()
     assert bench.steps() == []
+
+
+def test_the_last_one_does_not_wait_for_the_one_before(bench: Bench) -> None:
+    """A run that ends while an older checkpoint is on its way gives that up for its last one."""
+    bench.put(1)
+    assert bench.store.begun.wait(10)
+    bench.put(2)
+
+    def hear(_: float) -> None:
+        bench.store.open.set()
+
+    assert bench.finish(hear=hear) == Stored(2, 2)
+    assert bench.steps() == [2]
 
 
 def test_a_failed_upload_is_tried_again(bench: Bench) -> None:

@@ -16,8 +16,9 @@ from typing import NoReturn
 from finetune_api import names
 from finetune_api.outcome import ExitCode, Outcome, Reason
 from finetune_api.run import RunFile
+from finetune_trainer.disk import explain_disk
 from finetune_trainer.errors import RunError
-from finetune_trainer.publish import CheckpointStore, Outbox, check_writable
+from finetune_trainer.publish import CheckpointStore, Outbox, abort_leftovers, check_writable
 from finetune_trainer.storage import open_store
 from finetune_trainer.supervisor import environment, launch, runfile
 from finetune_trainer.supervisor.hang import Watch
@@ -48,8 +49,7 @@ def main(argv: list[str] | None = None, command: list[str] | None = None) -> int
     except RunError as error:
         outcome = error.outcome()
     except Exception as error:  # whatever it is, it must end as a reason
-        traceback.print_exc()
-        outcome = Outcome(reason=Reason.INTERNAL_ERROR, message=f"{type(error).__name__}: {error}")
+        outcome = _unexpected(error, options.work_dir.resolve())
     _say_end(outcome, options.termination_log)
     return outcome.reason.exit_code
 
@@ -78,6 +78,7 @@ def _run(options: argparse.Namespace, mailbox: Mailbox, command: list[str] | Non
     ending = supervise(command, worker_environment, mailbox, grace, on_tick)
     outcome = verdict(ending, work, memory.kills() - kills_before, memory.limit())
     if outcome.reason is Reason.PUBLISHED:
+        _write_end(outcome, options.termination_log)  # before anything can keep this process from it
         uploads.discard()
         return outcome
     return settled(outcome, uploads.finish(mailbox.get, ending.deadline, grace))
@@ -87,6 +88,7 @@ def _open_output(run: RunFile, work: WorkDir) -> Uploads:
     """Find a wrong key or a missing bucket now, not after hours of training; then wait for checkpoints."""
     store = open_store(run.output.uri, run.storage)
     check_writable(store, run.uid)
+    abort_leftovers(store, run.uid, _log.info)
     checkpoints = CheckpointStore(store, run.uid, _log.info)
     uploads = Uploads(Outbox(work.outbox), checkpoints, run.training.checkpoints.keep)
     uploads.start()
@@ -100,15 +102,25 @@ def _serve(port: int, work: WorkDir) -> None:
         serve.start(port, work)
 
 
+def _unexpected(error: Exception, folder: Path) -> Outcome:
+    if disk := explain_disk(error, folder):
+        return disk.outcome()
+    traceback.print_exc()
+    return Outcome(reason=Reason.INTERNAL_ERROR, message=f"{type(error).__name__}: {error}")
+
+
 def _say_end(outcome: Outcome, termination_log: Path) -> None:
-    text = outcome.to_termination_message()
-    if termination_log.exists() or termination_log != Path(names.TERMINATION_LOG):  # outside a pod there is none
-        try:
-            termination_log.write_text(text)
-        except OSError as error:
-            _log.warning("The termination message cannot be written to %s: %s.", termination_log, error.strerror)
+    _write_end(outcome, termination_log)
     hint = f" {outcome.hint}" if outcome.hint else ""
     _log.info("%s: %s.%s", outcome.reason.value, outcome.message.rstrip("."), hint)
+
+
+def _write_end(outcome: Outcome, termination_log: Path) -> None:
+    if termination_log.exists() or termination_log != Path(names.TERMINATION_LOG):  # outside a pod there is none
+        try:
+            termination_log.write_text(outcome.to_termination_message())
+        except OSError as error:
+            _log.warning("The termination message cannot be written to %s: %s.", termination_log, error.strerror)
 
 
 def leave(code: int) -> NoReturn:

@@ -5,6 +5,7 @@ Worker and PID 1 talk through two files here, each replaced in one step so that 
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,9 +75,10 @@ class WorkDir:
         return self.root / "outcome.json"
 
     def write_progress(self, progress: Progress) -> None:
-        """Replace the progress file, stamped with the time."""
+        """Replace the progress file, stamped with the time. It never decides anything: a full disk is no end here."""
         stamped = progress.model_copy(update={"updated_at": time.time()})
-        _replace(self.progress_file, stamped.model_dump_json(by_alias=True, exclude_none=True))
+        with suppress(OSError):
+            _replace(self.progress_file, stamped.model_dump_json(by_alias=True, exclude_none=True))
 
     def read_progress(self) -> Progress | None:
         """The last progress written, or None before the first."""
@@ -89,6 +91,20 @@ class WorkDir:
     def read_outcome(self) -> Outcome | None:
         """The outcome, or None where the worker died without a word."""
         return Outcome.from_termination_message(self.outcome_file.read_text()) if self.outcome_file.exists() else None
+
+
+_SPOKEN = "finetune-outcome: "
+
+
+def spoken(outcome: Outcome) -> str:
+    """The outcome as a line of the log, for a disk that takes nothing any more."""
+    return _SPOKEN + outcome.to_termination_message()
+
+
+def heard(log: str) -> Outcome | None:
+    """The outcome that was spoken in a log, or None."""
+    lines = [line for line in log.splitlines() if line.startswith(_SPOKEN)]
+    return Outcome.from_termination_message(lines[-1].removeprefix(_SPOKEN)) if lines else None
 
 
 def _replace(path: Path, text: str) -> None:

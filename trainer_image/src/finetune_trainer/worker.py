@@ -16,7 +16,7 @@ from finetune_api.outcome import Outcome, Reason
 from finetune_api.run import RunFile
 from finetune_trainer.supervisor.processes import die_with_parent, write_stacks_on_request
 from finetune_trainer.training.stop import Stopped, StopSwitch
-from finetune_trainer.workdir import WorkDir
+from finetune_trainer.workdir import WorkDir, spoken
 
 if TYPE_CHECKING:
     from finetune_trainer.training.session import Session
@@ -42,9 +42,17 @@ def main(arguments: list[str] | None = None) -> int:
     # tell: only it has the artifact, and only it saved.
     failed = outcome.reason not in (Reason.PREPARED, Reason.PUBLISHED, Reason.PREEMPTED)
     if (first or failed) and not work.outcome_file.exists():
-        work.write_outcome(outcome)
+        _tell(work, outcome)
     log.info("%s: %s: %s", run.name, outcome.reason, outcome.message)
     return int(outcome.reason.exit_code)
+
+
+def _tell(work: WorkDir, outcome: Outcome) -> None:
+    """Write the outcome; where the disk takes nothing any more, say it aloud: PID 1 listens."""
+    try:
+        work.write_outcome(outcome)
+    except OSError:
+        sys.stderr.write(f"\n{spoken(outcome)}\n")
 
 
 def _prepare_libraries(run: RunFile) -> None:
@@ -86,7 +94,7 @@ def _run(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
     except Exception as error:
         from finetune_trainer.training.failures import explain  # noqa: PLC0415
 
-        failure = explain(error, run)
+        failure = explain(error, run, work.root)
         if failure.reason is Reason.INTERNAL_ERROR:
             log.exception("%s: unexpected error", run.name)
         return failure.outcome(session.reporter.progress.step if session else 0)

@@ -46,17 +46,20 @@ class CheckpointStore:
         """Where they are, for people."""
         return f"{self._store.uri}/{self._prefix}".rstrip("/")
 
-    def save(self, folder: Path, step: int, *, good: bool = True) -> None:
+    def save(
+        self, folder: Path, step: int, *, good: bool = True, before_each: Callable[[str], None] = lambda _: None
+    ) -> None:
         """Upload a checkpoint; it counts once its manifest is there, which is written last.
 
-        One that is not good is no reason to prune the newest good one.
+        One that is not good is no reason to prune the newest good one. `before_each` is called before each file; what
+        it raises ends the upload.
 
         Raises:
             RunError: InternalError for a folder from which no run could go on, or what the storage says.
         """
         check_resumable(folder, step)
         self._whole.pop(step, None)
-        upload_folder(folder, self._store, self._base(step), {"step": step, "good": good}, lambda _: None)
+        upload_folder(folder, self._store, self._base(step), {"step": step, "good": good}, before_each)
         self._whole[step] = self._manifest(step)
         self._say(f"Saved the checkpoint of step {step} in {self._store.uri}.")
 
@@ -141,13 +144,19 @@ class CheckpointStore:
     def _download(self, step: int, folder: Path) -> None:
         for path, digest in self._manifest(step).digests.items():
             try:
-                self._store.download(self._base(step) + path, folder / path)
+                found = self._fetch(step, path, folder)
+                if found != digest:  # once more: it may have been changed on its way only
+                    found = self._fetch(step, path, folder)
             except ObjectMissingError as error:
                 raise _BrokenError(f"{path} is missing") from error
-            with (folder / path).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != digest:
                 raise _BrokenError(f"{path} has sha256 {found} instead of {digest}")
+
+    def _fetch(self, step: int, path: str, folder: Path) -> str:
+        """Download one file and return its digest."""
+        self._store.download(self._base(step) + path, folder / path)
+        with (folder / path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _manifest(self, step: int) -> _Manifest:
         try:

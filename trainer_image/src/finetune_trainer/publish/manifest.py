@@ -117,7 +117,10 @@ def _upload(file: Path, store: Store, path: str) -> str:
 
 
 def _compare(store: Store, path: str, digest: str) -> None:
-    found = store.sha256(path)
+    try:
+        found = store.sha256(path)
+    except ObjectMissingError:
+        found = "nothing"
     if found != digest:
         raise RunError(
             Reason.VERIFICATION_FAILED,

@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from finetune_api.outcome import Reason
+from finetune_trainer.disk import is_of_disk
 from finetune_trainer.errors import RunError
 from finetune_trainer.storage.store import Entry, ObjectMissingError
 
@@ -104,6 +105,10 @@ class HubStore:
         """Refused."""
         self._refuse()
 
+    def abort_unfinished(self, ours: Callable[[str], bool]) -> int:  # noqa: ARG002
+        """There are none."""
+        return 0
+
     def _refuse(self) -> NoReturn:
         raise RunError(Reason.INVALID_CONFIGURATION, f"{self.uri} is read-only here", "Write to s3:// or pvc://.")
 
@@ -131,6 +136,8 @@ class HubStore:
                 raise RunError(Reason.STORAGE_DENIED, message, _TOKEN) from error
             raise RunError(Reason.HUB_UNAVAILABLE, f"the hub did not serve {uri}: {_line(error)}", _NETWORK) from error
         except Exception as error:
+            if isinstance(error, OSError) and is_of_disk(error):
+                raise
             if isinstance(error, OSError) or type(error).__module__.startswith("httpx"):
                 message = f"the hub did not serve {uri}: {_line(error)}"
                 raise RunError(Reason.HUB_UNAVAILABLE, message, _NETWORK) from error

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from finetune_api.outcome import Reason
+from finetune_trainer.disk import is_of_disk
 from finetune_trainer.errors import RunError
 from finetune_trainer.storage.store import Entry, ObjectMissingError
 
@@ -76,6 +77,14 @@ class LocalStore:
         with self._errors(path):
             return (self._root / path).is_file()
 
+    def abort_unfinished(self, ours: Callable[[str], bool]) -> int:
+        """See Store."""
+        with self._errors(""):
+            halves = [file for file in self._root.rglob(".*.part") if ours(file.relative_to(self._root).as_posix())]
+            for file in halves:
+                file.unlink(missing_ok=True)
+        return len(halves)
+
     @contextmanager
     def _errors(self, path: str, *, writing: bool = False) -> Iterator[None]:
         uri = f"{self.uri}/{path}".rstrip("/")
@@ -91,6 +100,8 @@ class LocalStore:
             message = f"user {os.getuid()} may not use {uri}: {error.strerror}"
             raise RunError(Reason.STORAGE_DENIED, message, "Give this user access to the folder.") from error
         except OSError as error:
+            if is_of_disk(error) and not writing:
+                raise  # the disk that is written to is this machine's own
             raise RunError(Reason.STORAGE_UNAVAILABLE, f"{uri} cannot be used: {error.strerror}") from error
 
 

@@ -24,6 +24,8 @@ from finetune_trainer.storage.store import Entry, ObjectMissingError
 
 _MIB = 1 << 20
 _TRANSFER = TransferConfig(multipart_threshold=64 * _MIB, multipart_chunksize=16 * _MIB, max_concurrency=8)
+CONNECT_SECONDS, READ_SECONDS = 10, 60
+"""A server that says nothing for so long is asked anew."""
 _READS = 3  # boto3 retries requests, but not the reading of a body that breaks off
 T = TypeVar("T")
 
@@ -102,6 +104,18 @@ class S3Store:
         """See Store; asks by listing, for that tells a missing bucket from a missing key."""
         return [entry.path for entry in self.list(path, limit=1)] == [path]
 
+    def abort_unfinished(self, ours: Callable[[str], bool]) -> int:
+        """See Store; these are multipart uploads, whose parts are stored and paid until somebody aborts them."""
+        base, aborted = self._key(""), 0
+        with self._errors(""):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=base)
+            for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
+                if ours(upload["Key"][len(base) :]):
+                    which = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                    self._client.abort_multipart_upload(Bucket=self._bucket, **which)
+                    aborted += 1
+        return aborted
+
     def _key(self, path: str) -> str:
         return f"{self._prefix}/{path}" if self._prefix else path
 
@@ -148,11 +162,16 @@ def _config(*, custom: bool) -> Config:
     https://docs.aws.amazon.com/sdkref/latest/guide/feature-dataintegrity.html
     """
     retries = {"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "5"))}
+    common = {
+        "retries": retries,
+        "max_pool_connections": 32,
+        "connect_timeout": CONNECT_SECONDS,
+        "read_timeout": READ_SECONDS,
+    }
     if not custom:
-        return Config(retries=retries, max_pool_connections=32)
+        return Config(**common)
     return Config(
-        retries=retries,
-        max_pool_connections=32,
+        **common,
         s3={"addressing_style": "path"},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",

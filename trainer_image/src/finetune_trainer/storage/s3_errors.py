@@ -36,6 +36,8 @@ _MISSING = ("NoSuchKey", "NotFound", "404")
 _DENIED = ("InvalidAccessKeyId", "ExpiredToken", "InvalidToken", "XAdminUserNotFound")  # the last: versitygw, with 404
 _REGION = ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 _BUSY = ("SlowDown", "RequestTimeout", "Throttling", "TooManyRequests", "RequestLimitExceeded")
+# Changed on the way; a 400 without a code of S3's is an answer of something in between.
+_CHANGED = ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "IncompleteBody", "InvalidPart")
 
 
 @contextmanager
@@ -78,7 +80,7 @@ def _of_answer(error: ClientError, bucket: str, endpoint: str, uri: str, access_
     if code in _REGION:
         hint = "Set spec.storage.region to the bucket's region."
         return RunError(Reason.INVALID_CONFIGURATION, f"{endpoint} refused {uri}: {code}, {said}", hint)
-    if code in _BUSY or status >= 500 or status == 429:
+    if code in _BUSY + _CHANGED or status >= 500 or status == 429 or (code == "400" and status == 400):
         return _unavailable(endpoint, uri, error)
     if status in (401, 403) or code in _DENIED:
         key = f" to the access key that ends in {access_key[-4:]}" if len(access_key) >= 8 else ""

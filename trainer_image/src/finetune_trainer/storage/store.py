@@ -76,6 +76,9 @@ class Store(Protocol):
     def exists(self, path: str) -> bool:
         """Tell whether there is such an object."""
 
+    def abort_unfinished(self, ours: Callable[[str], bool]) -> int:
+        """Give up uploads that somebody began and did not end, where `ours` holds for the path; return how many."""
+
 
 def open_store(uri: str, storage: Storage, revision: str | None = None) -> Store:
     """Return the store of a URI; touches no network. `revision` counts for hf:// only."""

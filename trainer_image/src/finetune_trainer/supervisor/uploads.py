@@ -30,6 +30,10 @@ GRACE_SECONDS = 5.0
 _CLEAR_SECONDS = 60.0
 
 
+class _Overtaken(Exception):  # noqa: N818 - no error
+    """A newer checkpoint came when there was no time left for an older one."""
+
+
 @dataclass(frozen=True)
 class Stored:
     """What storage holds when a run has ended, and what it does not."""
@@ -121,8 +125,9 @@ class Uploads:
                 continue
             if _try(lambda p=parcel: self._upload(p), self._note):  # type: ignore[misc]
                 failures = 0
-                _try(lambda: self._checkpoints.prune(self._keep), _say_unpruned)
-                self._pruning = False
+                if self._pruning:
+                    _try(lambda: self._checkpoints.prune(self._keep), _say_unpruned)
+                    self._pruning = False
             else:
                 self._pause(PAUSES[min(failures, len(PAUSES) - 1)])
                 failures += 1
@@ -137,12 +142,20 @@ class Uploads:
             return self._parcel
 
     def _upload(self, parcel: Parcel) -> None:
-        self._checkpoints.save(parcel.folder, parcel.step, good=parcel.good)
+        try:
+            self._checkpoints.save(parcel.folder, parcel.step, good=parcel.good, before_each=self._give_way)
+        except _Overtaken:
+            return
         with self._lock:
             self._step = parcel.step
             self._good_step = parcel.step if parcel.good else self._good_step
             self._parcel, self._why, self._pruning = None, "", True
         self._outbox.done(parcel)
+
+    def _give_way(self, _: str) -> None:
+        """Between two files: at the end of a run its last checkpoint does not wait for the one before."""
+        if self._hurry.is_set() and self._outbox.waits():
+            raise _Overtaken
 
     def _note(self, why: str) -> None:
         self._why = why

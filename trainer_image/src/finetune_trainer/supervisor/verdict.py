@@ -10,7 +10,7 @@ from finetune_trainer.supervisor.hang import stands_at
 from finetune_trainer.supervisor.story import latest
 from finetune_trainer.supervisor.supervise import Ending
 from finetune_trainer.supervisor.uploads import Stored
-from finetune_trainer.workdir import WorkDir
+from finetune_trainer.workdir import WorkDir, heard
 
 _LINES = 6
 
@@ -25,7 +25,7 @@ def verdict(ending: Ending, work: WorkDir, oom_kills: int, limit: int | None) ->
         limit: The container's memory limit in bytes.
     """
     try:
-        told = work.read_outcome()
+        told = work.read_outcome() or heard(ending.stderr)
     except (ValidationError, UnicodeDecodeError) as error:
         return Outcome(reason=Reason.INTERNAL_ERROR, message=f"the worker's outcome cannot be read: {error}")
     if told is not None:

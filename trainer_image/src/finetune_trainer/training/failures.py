@@ -1,17 +1,25 @@
 """Exceptions of other people's code that have a reason of ours."""
 
+from pathlib import Path
+
 import torch
 from torch import distributed
 
 from finetune_api.outcome import Reason
 from finetune_api.run import RunFile
+from finetune_trainer.disk import explain_disk
 from finetune_trainer.errors import RunError
 
 
-def explain(error: Exception, run: RunFile) -> RunError:
-    """Turn whatever ended a run into a RunError; what is not known is our own bug and becomes InternalError."""
+def explain(error: Exception, run: RunFile, folder: Path) -> RunError:
+    """Turn whatever ended a run into a RunError; what is not known is our own bug and becomes InternalError.
+
+    `folder` is the scratch folder, whose disk may be at fault.
+    """
     if isinstance(error, RunError):
         return error
+    if disk := explain_disk(error, folder):
+        return disk
     text = " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError):
         return RunError(Reason.OUT_OF_GPU_MEMORY, f"out of GPU memory: {text[:600]}", _memory_hint(run))
