@@ -58,6 +58,7 @@ class RunFile(Object):
         """The run file of one attempt of `job`; `micro_batch_size` replaces the spec's once GPU memory ran out."""
         spec = job.spec
         smaller = {"micro_batch_size": micro_batch_size or spec.training.micro_batch_size}
+        memory = {"gpu_memory": spec.resources.gpu_memory} if spec.resources.gpu_memory else {}
         return RunFile(
             name=job.metadata.name,
             namespace=namespace,
@@ -66,7 +67,6 @@ class RunFile(Object):
             attempt=attempt,
             processes=max(1, spec.resources.gpus) if stage is Stage.TRAIN else 1,
             gpus=spec.resources.gpus,
-            gpu_memory=spec.resources.gpu_memory,
             model=spec.model,
             dataset=spec.dataset,
             method=spec.method,
@@ -74,6 +74,7 @@ class RunFile(Object):
             evaluation=spec.evaluation,
             storage=spec.storage,
             output=spec.output,
+            **memory,
         )
 
     @classmethod
