@@ -16,14 +16,16 @@ from tests.trainer.tinyrun import execute, run_file, session
 
 STEPS = 8
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
+PLAIN = {"rank": 16, "dropout": "0.05"}
+"""The spec's defaults, in place of the tiny run's own: these methods refuse others."""
 RUNS: dict[str, dict[str, Any]] = {
     # Its network is not in the adapter file.
-    "p-tuning": {"method": example("p-tuning"), "optimizer": {"type": "AdamW8bit"}},
+    "p-tuning": {"method": {**PLAIN, **example("p-tuning")}, "optimizer": {"type": "AdamW8bit"}},
     # Prunes by what it has seen of the gradients; from step 1 of 8 to step 6.
     "adalora": {"method": example("adalora"), "learningRate": "2e-2"},
     # Its base is another one while training.
     "pissa": {"method": example("pissa")},
-    "full": {"method": {**example("full"), "rank": 16, "dropout": "0.05"}},
+    "full": {"method": {**PLAIN, **example("full")}},
     "lora-plus": {"method": example("lora-plus"), "scheduler": "WarmupStableDecay"},
 }
 STOPS = [
