@@ -1,8 +1,7 @@
 """Preparing first changes nothing but when a mistake is found, and who holds a GPU while the rows are read."""
 
 import json
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from finetune_trainer.storage import open_store
 from finetune_trainer.training.inputs import bring_inputs
 from finetune_trainer.training.stop import StopSwitch
 from finetune_trainer.workdir import WorkDir
+from finetune_trainer.worker import main
 from tests.tiny import jsonl, rows
 from tests.trainer.tinyrun import execute, run_file, session
 
@@ -111,20 +111,18 @@ def test_a_bad_row_is_told_before_anything_is_stored(model: Path, tmp_path: Path
 
 
 def test_preparing_needs_no_model(model: Path, tmp_path: Path) -> None:
-    """A fresh worker ends with Prepared, without peft and bitsandbytes (15 s of CPU), and has downloaded no weights."""
+    """A worker ends with Prepared, tells what training will take, and has downloaded no weights."""
     run = run_file(tmp_path, model).model_copy(update={"stage": Stage.PREPARE})
     (tmp_path / "run.json").write_text(run.to_json())
-    program = (
-        "import sys; from finetune_trainer.worker import main; code = main(sys.argv[1:]); "
-        "print(code, *{'peft', 'bitsandbytes'} & set(sys.modules))"
-    )
-    arguments = ["--run-file", str(tmp_path / "run.json"), "--work-dir", str(tmp_path / "work")]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert done.stdout.split() == ["0"], done.stdout + done.stderr
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        assert main(["--run-file", str(tmp_path / "run.json"), "--work-dir", str(tmp_path / "work")]) == 0
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     outcome = WorkDir(tmp_path / "work").read_outcome()
     assert outcome
     assert outcome.reason is Reason.PREPARED
+    assert (outcome.estimated_memory_bytes or 0) > 10**8
     assert not list((tmp_path / "work").rglob("*.safetensors"))
     assert (tmp_path / "work/model/tokenizer.json").exists()

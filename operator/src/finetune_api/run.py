@@ -58,8 +58,7 @@ class RunFile(Object):
         """The run file of one attempt of `job`; `micro_batch_size` replaces the spec's once GPU memory ran out."""
         spec = job.spec
         smaller = {"micro_batch_size": micro_batch_size or spec.training.micro_batch_size}
-        memory = {"gpu_memory": spec.resources.gpu_memory} if spec.resources.gpu_memory else {}
-        return RunFile(
+        run = RunFile(
             name=job.metadata.name,
             namespace=namespace,
             uid=uid,
@@ -74,8 +73,8 @@ class RunFile(Object):
             evaluation=spec.evaluation,
             storage=spec.storage,
             output=spec.output,
-            **memory,
         )
+        return run.model_copy(update={"gpu_memory": spec.resources.gpu_memory})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from finetune_trainer.errors import RunError
 from finetune_trainer.publish.manifest import MANIFEST, BrokenFolderError, restore_folder, upload_folder
 from finetune_trainer.storage import ObjectMissingError, Store
 
@@ -56,9 +57,12 @@ class StoredRows:
         return True
 
     def clear(self) -> None:
-        """Delete them, for a run whose result is published."""
-        for entry in sorted(self._store.list(self._base), key=lambda entry: entry.path != self._base + MANIFEST):
-            self._store.delete(entry.path)
+        """Delete them, for a run whose result is published; what storage refuses stays, with a sentence."""
+        try:
+            for entry in sorted(self._store.list(self._base), key=lambda entry: entry.path != self._base + MANIFEST):
+                self._store.delete(entry.path)
+        except RunError as error:
+            self._say(f"The prepared rows in {self._store.uri} could not be deleted: {error.message}")
 
 
 def _link(folder: Path, target: Path) -> None:

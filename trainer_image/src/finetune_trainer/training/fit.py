@@ -81,7 +81,8 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     if processes.first:
         save_start(model, run.method, session.work.start)
     kept = keeper(model, run.method)
-    paths = choose_paths(session, model, inputs.train.rows.shortest(PROBE_ROWS))
+    with torch.autocast(processes.device().type, dtype=dtype, enabled=dtype is not torch.float32):  # as in training
+        paths = choose_paths(session, model, inputs.train.rows.shortest(PROBE_ROWS))
     trainer = _trainer(session, inputs, data, model, dtype, kept)
     checkpoint = _newest_checkpoint(session, checkpoints)
     with session.stop.deferred():
