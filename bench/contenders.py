@@ -86,9 +86,9 @@ class Gate(TrainerCallback):  # type: ignore[misc]  # transformers publishes no 
         self.left = int(line)
 
 
-def ours(folder: Path, length: int, precision: str) -> Any:
-    """The trainer as `fit` puts it together, on given packs."""
-    run = RunFile.from_json(json.dumps(_run(folder, length, precision)))
+def ours(folder: Path, length: int, precision: str, *, checkpointing: bool) -> Any:
+    """The trainer as `fit` puts it together, on given packs, with gradient checkpointing or not."""
+    run = RunFile.from_json(json.dumps(_run(folder, length, precision, checkpointing)))
     work = WorkDir(folder / f"work-{precision}-{length}")
     session = Session(run, work, StopSwitch(), Processes(), Reporter("bench", work, talks=False))
     dtype = torch.bfloat16 if precision == "BFloat16" else torch.float32
@@ -105,7 +105,7 @@ def ours(folder: Path, length: int, precision: str) -> Any:
     )
 
 
-def plain(folder: Path, length: int, precision: str) -> Any:
+def plain(folder: Path, length: int, precision: str, **_: bool) -> Any:
     """Trainer of transformers and PEFT with nothing added, on the same packs."""
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32), _lora())
     return Trainer(
@@ -116,7 +116,7 @@ def plain(folder: Path, length: int, precision: str) -> Any:
     )
 
 
-def trl(folder: Path, length: int, _precision: str) -> Any:
+def trl(folder: Path, length: int, _precision: str, **_: bool) -> Any:
     """TRL with `packing=True` and its defaults; it packs the same tokenised rows itself."""
     from datasets import Dataset  # noqa: PLC0415
     from trl import SFTConfig, SFTTrainer  # noqa: PLC0415
@@ -136,6 +136,7 @@ CONTENDERS = {
     "trl": (trl, ""),
     "plain-bf16": (plain, "BFloat16"),
     "ours-bf16": (ours, "BFloat16"),
+    "ours-bf16-gc": (ours, "BFloat16"),
     "plain-fp32": (plain, "Float32"),
     "ours-fp32": (ours, "Float32"),
 }
@@ -157,7 +158,7 @@ def _arguments(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _run(folder: Path, length: int, precision: str) -> dict[str, Any]:
+def _run(folder: Path, length: int, precision: str, checkpointing: bool) -> dict[str, Any]:
     return {
         "name": "bench", "namespace": "local", "uid": "bench", "storage": {}, "evaluation": {},
         "model": {"uri": f"file://{folder}/model"},
@@ -166,7 +167,7 @@ def _run(folder: Path, length: int, precision: str) -> dict[str, Any]:
         "training": {
             "batchSize": 1, "maxSteps": STEPS, "learningRate": str(RATE), "scheduler": "Constant", "warmupRatio": "0",
             "maxLength": length, "packing": True, "precision": precision, "seed": SEED,
-            "checkpoints": {"everySteps": STEPS},
+            "checkpoints": {"everySteps": STEPS}, "gradientCheckpointing": checkpointing,
         },
         "output": {"uri": f"file://{folder}/out"},
     }  # fmt: skip
@@ -205,7 +206,7 @@ def main(name: str, folder: str, length: str) -> None:
     from transformers import PrinterCallback  # noqa: PLC0415
 
     build, precision = CONTENDERS[name]
-    trainer = build(Path(folder), int(length), precision)
+    trainer = build(Path(folder), int(length), precision, checkpointing=name.endswith("-gc"))
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Gate(trainer.model))
     trainer.train()

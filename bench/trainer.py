@@ -22,7 +22,7 @@ from bench.table import render
 from bench.training import QUIET
 
 HERE = Path(__file__).parent
-NAMES = ("trl", "plain-bf16", "ours-bf16", "plain-fp32", "ours-fp32")
+NAMES = ("trl", "plain-bf16", "ours-bf16", "ours-bf16-gc", "plain-fp32", "ours-fp32")
 
 
 def main() -> None:
