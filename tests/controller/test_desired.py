@@ -215,6 +215,22 @@ def test_a_smaller_micro_batch_is_all_that_changes() -> None:
     assert runs[0].training.batch_size == runs[1].training.batch_size == 16
 
 
+@pytest.mark.parametrize(("grace", "worker"), [(60, "50"), (600, "590"), (12, "6"), (1, "1")])
+def test_the_worker_stops_before_its_pod_is_killed(grace: int, worker: str) -> None:
+    """The trainer is told to end its worker before the kubelet ends them both, however short the grace period is."""
+    settings = SETTINGS.model_copy(update={"termination_grace_seconds": grace})
+    resource = {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": "bot", "namespace": KEY[0], "uid": UID},
+        "spec": SPEC,
+    }
+    made = job_manifest(parse_job(resource), namespace=KEY[0], uid=UID, stage=Stage.TRAIN, attempt=1, settings=settings)
+    pod = pod_of(made)
+    assert pod["terminationGracePeriodSeconds"] == grace
+    assert pod["containers"][0]["args"] == ["--stop-grace-seconds", worker]
+
+
 def test_as_many_threads_as_cpus_were_asked_for() -> None:
     """The kubelet fills in the container's own request; on a large node torch would start a thread for every core."""
     (entry,) = [e for e in pod_of(manifest(SPEC))["containers"][0]["env"] if e["name"] == "OMP_NUM_THREADS"]

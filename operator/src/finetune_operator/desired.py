@@ -132,6 +132,7 @@ def _container(spec: Spec, stage: Stage, settings: Settings) -> Manifest:
         "name": names.TRAINER_CONTAINER,
         "image": spec.image or settings.trainer_image,
         "imagePullPolicy": "IfNotPresent",
+        "args": ["--stop-grace-seconds", str(_worker_seconds(settings.termination_grace_seconds))],
         "env": _environment(spec),
         "ports": [{"name": "progress", "containerPort": names.TRAINER_PORT, "protocol": "TCP"}],
         "resources": _resources(spec.resources, stage),
@@ -144,6 +145,11 @@ def _container(spec: Spec, stage: Stage, settings: Settings) -> Manifest:
             "readOnlyRootFilesystem": True,
         },
     }
+
+
+def _worker_seconds(grace: int) -> int:
+    """What the worker has of the pod's grace period; the rest is for the last upload and the termination message."""
+    return max(1, grace - min(10, grace // 2))
 
 
 def _resources(resources: Resources, stage: Stage) -> Manifest:
