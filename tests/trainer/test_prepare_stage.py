@@ -3,6 +3,7 @@
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,6 +108,21 @@ def test_a_bad_row_is_told_before_anything_is_stored(model: Path, tmp_path: Path
     with pytest.raises(RunError, match=r"train\.jsonl:4") as caught:
         prepare(run, tmp_path / "work")
     assert caught.value.reason is Reason.INVALID_DATASET
+    assert not written(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"method": {"targetModules": ["no_such_proj"]}}, "no_such_proj"),
+        ({"extraArguments": {"output_dir": "/x"}}, "output_dir"),
+    ],
+)
+def test_what_the_job_has_wrong_costs_no_gpu(more: dict[str, Any], says: str, model: Path, tmp_path: Path) -> None:
+    """A module that the model does not have, an argument that is refused: told by name, and nothing is stored."""
+    with pytest.raises(RunError, match=says) as caught:
+        prepare(run_file(tmp_path, model, **more), tmp_path / "work")
+    assert caught.value.reason is Reason.INVALID_CONFIGURATION
     assert not written(tmp_path)
 
 

@@ -29,21 +29,25 @@ def execute(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
     fetch_model(run.model, run.storage, work.model, reporter.chatter, weights=False)
     stop.check()
     keys = rows.keys()
-    if stored.keys() == keys and stored.restore(rows.folders, work.staging):
+    there = stored.keys() == keys and stored.restore(rows.folders, work.staging)
+    if there:
         reporter.say("an earlier attempt has prepared these very rows")
     else:
         write_rows(rows, store)
-        stop.check()
-        reporter.say(f"putting the prepared rows into {store.uri}")
-        stored.save(rows.folders, keys, work.staging)
     train, *others = [Dataset.open(folder) for folder in rows.folders]
     for shown in show_trained(train.rows, load_tokenizer(work.model)):
         reporter.say(f"trained is what stands between >>> and <<<: {shown}")
     stop.check()
     from finetune_trainer.preparation.memory import check_memory  # noqa: PLC0415 - bad rows shall not wait for torch
+    from finetune_trainer.training.extra import extra_arguments  # noqa: PLC0415
 
+    extra_arguments(run.training.extra_arguments)
     memory = check_memory(run, work, train.facts)
     reporter.say(f"training will take about {memory}")
+    stop.check()
+    if not there:
+        reporter.say(f"putting the prepared rows into {store.uri}")
+        stored.save(rows.folders, keys, work.staging)
     found = report(train, others[0] if others else None)
     message = f"{found.rows} rows are ready, {found.tokens} tokens, {found.trained_tokens} of them trained"
     return Outcome(reason=Reason.PREPARED, message=message, dataset=found, estimated_memory_bytes=memory.total)
