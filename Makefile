@@ -37,7 +37,12 @@ check: setup ## Lint, types, import contracts, generated files: under a minute
 .PHONY: unit
 unit: setup ## Tests that need no cluster (they start their own S3 server)
 	$(BIN)/python -m localcluster binaries --only tools
-	$(BIN)/pytest -m 'not cluster and not soak' -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m 'not cluster and not long and not soak' -n 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: long
+long: setup ## The other tests that need no cluster: real runs, every method, storage faults
+	$(BIN)/python -m localcluster binaries --only tools
+	$(BIN)/pytest -m 'long and not soak' -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: soak
 soak: setup ## The long sweeps: signals at a hundred random moments of a run, and more (an hour; SOAK_MOMENTS sets how many)
@@ -45,7 +50,7 @@ soak: setup ## The long sweeps: signals at a hundred random moments of a run, an
 	$(BIN)/pytest -m soak -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
-test: check unit cluster-test ## Everything: check, unit, and the tests on a real cluster (root)
+test: check unit long cluster-test ## Everything: check, unit, long, and the tests on a real cluster (root)
 
 .PHONY: cluster-test
 cluster-test: images ## Only the tests on a real cluster (root)

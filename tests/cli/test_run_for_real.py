@@ -15,6 +15,8 @@ import pytest
 
 from tests import tiny
 
+pytestmark = pytest.mark.long
+
 JOB = """
 apiVersion: finetune.dev/v1alpha1
 kind: FineTuneJob

@@ -4,6 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.long
+
 FEW, MANY = 1_500, 10_000
 GROWTH = 12_000_000
 """Bytes. Kept as numbers of four bytes the tokens alone would be 17 MB more, the text 34 MB, Python's lists 34 MB."""

@@ -23,6 +23,7 @@ from tests.trainer.methodcases import CASES, EXAMPLES, MethodCase, plain_base
 from tests.trainer.tinyrun import execute, run_file
 
 pytestmark = [
+    pytest.mark.long,
     # AdaLoRA's pattern of ranks is not LoRA's rank_pattern; and it may prune all ranks of a layer.
     pytest.mark.filterwarnings("ignore:The following rank_pattern keys:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning"),

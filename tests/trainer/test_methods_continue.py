@@ -15,6 +15,8 @@ from finetune_trainer.errors import RunError
 from finetune_trainer.training import fit as fitting
 from tests.trainer.tinyrun import execute, run_file
 
+pytestmark = pytest.mark.long
+
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"type": "LoRA", "rank": 6, "alpha": 9, "useDoRA": True, "targetModules": ["q_proj", "up_proj"]},
     "prompt": {"type": "PromptTuning", "virtualTokens": 5, "rank": 16, "dropout": "0.05"},

@@ -22,6 +22,8 @@ from finetune_trainer.training.processes import Processes
 from tests.trainer.methodcases import plain_base
 from tests.trainer.tinyrun import execute, run_file
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 VIRTUAL = 7
 Rows = list[TokenRow]

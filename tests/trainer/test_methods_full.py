@@ -15,6 +15,8 @@ from finetune_trainer.training import run as running
 from tests.trainer.methodcases import example
 from tests.trainer.tinyrun import execute, run_file
 
+pytestmark = pytest.mark.long
+
 PLAIN = {**example("full"), "rank": 16, "dropout": "0.05"}
 IDS = torch.arange(3, 43).reshape(2, 20)
 

@@ -15,7 +15,7 @@ from tests.trainer.methodcases import CASES, example
 from tests.trainer.tinyrun import execute, run_file, session
 
 STEPS = 8
-pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")]
 PLAIN = {"rank": 16, "dropout": "0.05"}
 """The spec's defaults, in place of the tiny run's own: these methods refuse others."""
 RUNS: dict[str, dict[str, Any]] = {

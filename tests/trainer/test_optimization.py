@@ -20,6 +20,8 @@ from finetune_trainer.training.arguments import training_arguments
 from finetune_trainer.training.extra import TAKEN, extra_arguments
 from tests.trainer.tinyrun import execute, run_file
 
+pytestmark = pytest.mark.long
+
 
 class _Watch(TrainerCallback):
     """Notes the learning rate of every step, by parameter group, and keeps the optimizer."""

@@ -15,6 +15,8 @@ from finetune_trainer.workdir import WorkDir
 from finetune_trainer.worker import main
 from tests.trainer.tinyrun import execute, run_file, uploading
 
+pytestmark = pytest.mark.long
+
 STEPS = 4
 PLACES: dict[str, tuple[Any, str, int]] = {
     "load": (fit, "load_base", 1),

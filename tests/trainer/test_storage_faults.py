@@ -16,6 +16,8 @@ from finetune_trainer.storage import ObjectMissingError, Store, open_store, s3
 from tests.trainer.checkpoint import FILES, check_checkpoint, make_checkpoint
 from tests.trainer.faulty_proxy import FAULTS, FaultyProxy
 
+pytestmark = pytest.mark.long
+
 GOOD = {Reason.STORAGE_UNAVAILABLE, Reason.VERIFICATION_FAILED}
 """What a failing server or network may end with: both are tried again by the operator."""
 PASSES = {"etag"}

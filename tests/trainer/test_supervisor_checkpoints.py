@@ -12,6 +12,8 @@ from finetune_trainer.storage import open_store
 from tests.trainer.checkpoint import check_checkpoint
 from tests.trainer.pid1 import READY, Start
 
+pytestmark = pytest.mark.long
+
 OFFER = f"""
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from finetune_trainer.publish.outbox import Outbox

@@ -106,6 +106,7 @@ def test_a_frozen_machine(tmp_path: Path) -> None:
     assert bench.until(100) is None
 
 
+@pytest.mark.long
 def test_the_end_of_a_hang(start: Start) -> None:
     """A worker that really stands still: the stacks of all its threads are in the log, exit 82, how long and where."""
     trainer = start(TRAINS.format(root=str(Path(__file__).parents[2])), training={"hangTimeoutSeconds": 2})

@@ -106,6 +106,7 @@ def test_a_stop_that_a_library_swallows_is_not_lost(
     assert outcome(tmp_path).reason is Reason.PREEMPTED
 
 
+@pytest.mark.long
 def test_two_processes_share_one_run(model: Path, tmp_path: Path) -> None:
     """Two gloo processes under torchrun end in one published adapter and one voice in the log."""
     run = run_file(tmp_path, model).model_copy(update={"processes": 2})
