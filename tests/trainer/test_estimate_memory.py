@@ -11,8 +11,9 @@ from finetune_api.base import quantity
 from finetune_api.names import Stage
 from finetune_api.outcome import Reason
 from finetune_api.run import RunFile
-from finetune_api.v1alpha1 import Method
+from finetune_api.v1alpha1 import Initialization, Method
 from finetune_trainer.errors import RunError
+from finetune_trainer.estimate import estimate as estimating
 from finetune_trainer.estimate.estimate import anatomy
 from finetune_trainer.estimate.saved import saved_bytes
 from finetune_trainer.estimate.skeleton import skeleton
@@ -22,6 +23,7 @@ from finetune_trainer.preparation.stage import execute as prepare_stage
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.stop import StopSwitch
 from finetune_trainer.workdir import WorkDir
+from tests.trainer.methodcases import EXAMPLES, example
 from tests.trainer.tinyrun import run_file
 
 ROWS, LENGTH, POSITIONS = 3, 64, 20
@@ -69,6 +71,18 @@ def test_shapes_tell_what_numbers_keep(model: Path, method: dict[str, Any], fast
     assert ROWS * told == pytest.approx(really_kept(real, fast=fast, packed=packed), rel=0.03)
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.yaml")))
+def test_every_method_can_be_told(name: str, model: Path, tmp_path: Path) -> None:
+    """The estimate knows as many trained numbers as the real model has, for each method of examples/methods."""
+    method = Method.model_validate(example(name))
+    run = run_file(tmp_path, model).model_copy(update={"method": method})
+    told = anatomy(run, model, 32, 8, torch.float32, "cpu")
+    base = load_base(model, method.model_copy(update={"quantization": None}), torch.float32, torch.device("cpu"))
+    tuned = add_adapter(base, method.model_copy(update={"initialization": Initialization.DEFAULT}), 1)
+    assert told.parameters == sum(p.numel() for p in tuned.parameters() if p.requires_grad)
+    assert told.kept > 0
+
+
 def test_weights_as_they_are_stored(model: Path, tmp_path: Path) -> None:
     """Bytes of a loaded NF4 base, its scales too, and four bytes for each number of the adapter."""
     run = run_file(tmp_path, model)
@@ -107,6 +121,21 @@ def test_what_cannot_fit_is_refused_before_a_gpu_is_held(model: Path, tmp_path: 
     fits = prepare(run.model_copy(update={"training": smaller}), tmp_path / "d", gpu_memory="900Mi")
     assert fits.estimated_memory_bytes <= quantity("900Mi")
     assert json.loads(fits.to_termination_message())["estimatedMemoryBytes"] == fits.estimated_memory_bytes
+
+
+def test_what_cannot_be_told_is_trained_all_the_same(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model whose code asks for numbers has no estimate; its rows are prepared, and the log says why."""
+
+    def asks(*_: Any, **__: Any) -> int:
+        raise NotImplementedError("shapes have no numbers")
+
+    monkeypatch.setattr(estimating, "saved_bytes", asks)
+    with caplog.at_level("INFO"):
+        outcome = prepare(run_file(tmp_path, model), tmp_path / "work", gpu_memory="1Gi")
+    assert (outcome.reason, outcome.estimated_memory_bytes) == (Reason.PREPARED, None)
+    assert "cannot be told: NotImplementedError: shapes have no numbers" in caplog.text
 
 
 @pytest.mark.parametrize(("text", "number"), [("24Gi", 24 * 2**30), ("1500m", 1.5), ("2", 2), ("1.5G", 1.5e9)])

@@ -20,8 +20,8 @@ from finetune_trainer.estimate.skeleton import skeleton
 from finetune_trainer.fast.loss import CHUNK_ELEMENTS, MANY_ELEMENTS
 from finetune_trainer.fast.switch import base_of
 
-OVERHEAD = {"cpu": 800 * 2**20, "cuda": 600 * 2**20}
-"""Measured: a worker that has imported everything and done nothing (bench/memory_estimate.py); CUDA 13's context."""
+OVERHEAD = {"cpu": 930 * 2**20, "cuda": 600 * 2**20}
+"""A worker that has imported everything (measured, bench/memory_estimate.py); CUDA's context (not measured here)."""
 _STATES = {OptimizerType.SGD: 0, OptimizerType.ADAFACTOR: 0, OptimizerType.LION: 4}
 _BLOCK, _OUTER_BLOCK = 64, 256  # bitsandbytes' block sizes of 4-bit weights and of their quantized scales
 
@@ -75,8 +75,8 @@ class Anatomy:
     def peak(self, rows: int, *, checkpointing: bool) -> Estimate:
         """The estimate for micro-batches of `rows` sequences."""
         kept = self.kept
-        if checkpointing:  # the input of each layer, and all of one layer at a time
-            kept = kept // self.layers + self.layers * self.layer_input
+        if checkpointing:  # the input of each layer, and one layer with its gradients
+            kept = 2 * kept // self.layers + self.layers * self.layer_input
         head = 3 * 4 * rows * self.logits  # float32, with softmax and gradient
         if self.fast:
             head = 2 * 4 * min(rows * self.logits, self.chunk) + rows * self.hidden
@@ -117,8 +117,15 @@ def anatomy(run: RunFile, model: Path, length: int, trained: int, dtype: torch.d
         hidden=trained * between,
         fast=run.training.fast_paths,
         chunk=CHUNK_ELEMENTS.get(device, MANY_ELEMENTS),
-        overhead=OVERHEAD[device],
+        overhead=OVERHEAD[device] + (_mapped(base, run.method) if device == "cpu" else 0),
     )
+
+
+def _mapped(base: Any, method: Method) -> int:
+    """Bytes of the weights' files, which stay mapped; and once more where they are quantized from."""
+    dtype = getattr(base.config, "dtype", None) or torch.float32
+    files = sum(parameter.numel() for parameter in base.parameters() if not parameter.requires_grad) * dtype.itemsize
+    return int(files) * (2 if method.base_quantization else 1)
 
 
 def _weights(bones: Any, base: Any, method: Method, dtype: torch.dtype) -> int:

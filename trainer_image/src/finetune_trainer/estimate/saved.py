@@ -50,19 +50,24 @@ def saved_bytes(model: Any, length: int, positions: int, *, dtype: torch.dtype, 
         stack.callback(base.set_output_embeddings, head)
         stack.enter_context(torch.autocast("cpu", dtype, enabled=dtype is not torch.float32))
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
-        inputs = {"input_ids": torch.zeros((1, length), dtype=torch.int64), "position_ids": torch.arange(length)[None]}
-        _attend(base, inputs["position_ids"], fast=fast)
+        inputs = {"input_ids": torch.zeros((1, length), dtype=torch.int64)}
+        prompts = getattr(model, "active_peft_config", None) is not None and model.active_peft_config.is_prompt_learning
+        places = None if prompts else torch.arange(length)[None]  # virtual tokens shift them, and peft makes them
+        if places is not None:
+            inputs["position_ids"] = places
+        _attend(base, places, fast=fast)
         if has_sparse_head(model):
             inputs["logits_to_keep"] = torch.arange(positions)
         model(**inputs, use_cache=False)
     return sum(size for size, _ in kept.values())
 
 
-def _attend(base: Any, positions: torch.Tensor, *, fast: bool) -> None:
+def _attend(base: Any, positions: torch.Tensor | None, *, fast: bool) -> None:
     """Let the layers attend as they do to a sequence without pads, for which no mask is built: shapes cannot tell."""
     attention.register()
     AttentionInterface.register(_UNMASKED, sdpa_attention_forward)
     AttentionMaskInterface.register(_UNMASKED, lambda **_: None)
     if base.config._attn_implementation == attention.REPLACES:  # noqa: SLF001
-        base.set_attn_implementation(attention.NAME if fast else _UNMASKED)
-    attention._seen[positions] = [(0, 0, positions.shape[1])]  # noqa: SLF001 - it would be read from the numbers
+        base.set_attn_implementation(attention.NAME if fast and positions is not None else _UNMASKED)
+    if positions is not None:
+        attention._seen[positions] = [(0, 0, positions.shape[1])]  # noqa: SLF001 - it would be read from the numbers

@@ -1,6 +1,7 @@
 """Tell what training will take of a GPU's memory before one is held, and refuse what cannot fit."""
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -20,13 +21,23 @@ _DTYPES = {
 }
 
 
-def check_memory(run: RunFile, work: WorkDir, facts: Facts) -> Estimate:
+def check_memory(run: RunFile, work: WorkDir, facts: Facts, say: Callable[[str], None]) -> Estimate | None:
     """Estimate the peak of one training process, with the longest row in every place of the micro-batch.
 
+    A model whose code needs numbers to run cannot be told, and gives None: that is no reason not to train it.
+
     Raises:
-        RunError: InvalidConfiguration where `resources.gpuMemory` is less, with what would fit.
+        RunError: InvalidConfiguration where `resources.gpuMemory` is less, with what would fit; or for a method that
+            the model cannot have.
     """
-    training, parts = run.training, _anatomy(run, work, facts)
+    training = run.training
+    try:
+        parts = _anatomy(run, work, facts)
+    except RunError:
+        raise
+    except Exception as error:
+        say(f"the memory of this model cannot be told: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        return None
     told = parts.peak(training.micro_batch_size, checkpointing=training.gradient_checkpointing)
     if run.gpu_memory is None or not run.gpus or told.total <= quantity(run.gpu_memory):
         return told

@@ -42,12 +42,15 @@ def execute(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
     from finetune_trainer.training.extra import extra_arguments  # noqa: PLC0415
 
     extra_arguments(run.training.extra_arguments)
-    memory = check_memory(run, work, train.facts)
-    reporter.say(f"training will take about {memory}")
+    memory = check_memory(run, work, train.facts, reporter.say)
+    if memory:
+        reporter.say(f"training will take about {memory}")
     stop.check()
     if not there:
         reporter.say(f"putting the prepared rows into {store.uri}")
         stored.save(rows.folders, keys, work.staging)
     found = report(train, others[0] if others else None)
     message = f"{found.rows} rows are ready, {found.tokens} tokens, {found.trained_tokens} of them trained"
-    return Outcome(reason=Reason.PREPARED, message=message, dataset=found, estimated_memory_bytes=memory.total)
+    return Outcome(
+        reason=Reason.PREPARED, message=message, dataset=found, estimated_memory_bytes=memory and memory.total
+    )
