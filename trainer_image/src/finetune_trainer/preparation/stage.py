@@ -51,6 +51,5 @@ def execute(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
         stored.save(rows.folders, keys, work.staging)
     found = report(train, others[0] if others else None)
     message = f"{found.rows} rows are ready, {found.tokens} tokens, {found.trained_tokens} of them trained"
-    return Outcome(
-        reason=Reason.PREPARED, message=message, dataset=found, estimated_memory_bytes=memory and memory.total
-    )
+    bytes_told = memory.total if memory else None
+    return Outcome(reason=Reason.PREPARED, message=message, dataset=found, estimated_memory_bytes=bytes_told)
