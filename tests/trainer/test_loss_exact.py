@@ -86,6 +86,7 @@ def test_sparse_head_gives_the_models_own_loss(base: Any, sparse_head: bool) -> 
     assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changed",
     [{"microBatchSize": 4}, {"microBatchSize": 1}, {"gradientCheckpointing": True}, {"fastPaths": False}],

@@ -15,6 +15,8 @@ from finetune_trainer.publish import CheckpointStore, Outbox, publish
 from finetune_trainer.storage import ObjectMissingError, Store, open_store
 from tests.trainer.checkpoint import check_checkpoint, make_checkpoint
 
+pytestmark = pytest.mark.long
+
 KILLED = -9
 
 
