@@ -61,6 +61,8 @@ def uploading(run: RunFile, work: Path, store: Store | None = None) -> Iterator[
         yield uploads
     finally:
         uploads.finish(time.sleep, None, 0)
+        uploads._over.set()  # a process has one; a second one on the same folder would take the next run's checkpoints
+        uploads._thread.join()
 
 
 def execute(run: RunFile, work: Path) -> Outcome:
