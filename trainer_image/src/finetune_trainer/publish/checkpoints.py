@@ -1,6 +1,5 @@
 """Checkpoints of one job in storage, below `.finetune/<uid>/checkpoints/step-00000100/`, the manifest last."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -11,15 +10,11 @@ from pathlib import Path, PurePosixPath
 
 from finetune_api.outcome import Reason
 from finetune_trainer.errors import RunError
-from finetune_trainer.publish.manifest import MANIFEST, upload_folder
+from finetune_trainer.publish.manifest import MANIFEST, BrokenFolderError, read_digests, restore_files, upload_folder
 from finetune_trainer.storage import ObjectMissingError, Store
 
 NEEDED = ("*.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "trainer_state.json")
 """Without any of these a run would not go on but start anew in silence: the Trainer only mentions what it misses."""
-
-
-class _BrokenError(Exception):
-    """A checkpoint that is not whole; the text says what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +72,8 @@ class CheckpointStore:
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
             try:
-                self._download(step, staging)
-            except _BrokenError as error:
+                restore_files(self._store, self._base(step), self._manifest(step).digests, staging, lambda _: None)
+            except BrokenFolderError as error:
                 self._say(f"Passed over the checkpoint of step {step}: {error}.")
                 shutil.rmtree(staging)
                 continue
@@ -136,42 +131,20 @@ class CheckpointStore:
                 for path, digest in manifest.digests.items():
                     if self._store.sha256(self._base(step) + path) != digest:
                         return None
-            except (_BrokenError, ObjectMissingError):
+            except (BrokenFolderError, ObjectMissingError):
                 return None
             self._whole[step] = manifest
         return self._whole[step]
 
-    def _download(self, step: int, folder: Path) -> None:
-        for path, digest in self._manifest(step).digests.items():
-            try:
-                found = self._fetch(step, path, folder)
-                if found != digest:  # once more: it may have been changed on its way only
-                    found = self._fetch(step, path, folder)
-            except ObjectMissingError as error:
-                raise _BrokenError(f"{path} is missing") from error
-            if found != digest:
-                raise _BrokenError(f"{path} has sha256 {found} instead of {digest}")
-
-    def _fetch(self, step: int, path: str, folder: Path) -> str:
-        """Download one file and return its digest."""
-        self._store.download(self._base(step) + path, folder / path)
-        with (folder / path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
     def _manifest(self, step: int) -> _Manifest:
         try:
-            content = json.loads(self._store.read(self._base(step) + MANIFEST))
-            digests = {str(path): str(facts["sha256"]) for path, facts in content["files"].items()}
-            good = content.get("good", True) is True
+            text = self._store.read(self._base(step) + MANIFEST)
         except ObjectMissingError as error:
-            raise _BrokenError(f"{MANIFEST} is missing") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _BrokenError(f"{MANIFEST} cannot be read") from error
-        for path in digests:
-            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-                raise _BrokenError(f"{MANIFEST} names '{path}', which is outside")
+            raise BrokenFolderError(f"{MANIFEST} is missing") from error
+        digests = read_digests(text)
+        good = json.loads(text).get("good", True) is True
         if lacking := _lacking(digests):
-            raise _BrokenError(f"{MANIFEST} names no {lacking[0]}, without which the run would start anew")
+            raise BrokenFolderError(f"{MANIFEST} names no {lacking[0]}, without which the run would start anew")
         return _Manifest(digests, good)
 
 

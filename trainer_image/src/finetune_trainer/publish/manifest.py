@@ -76,19 +76,35 @@ def restore_folder(store: Store, base: str, target: Path, say: Say) -> None:
         ObjectMissingError: There is no manifest.
         BrokenFolderError: A file is missing or differs, or the manifest cannot be read.
     """
-    for path, digest in digests(store.read(base + MANIFEST)).items():
+    restore_files(store, base, read_digests(store.read(base + MANIFEST)), target, say)
+
+
+def restore_files(store: Store, base: str, digests: dict[str, str], target: Path, say: Say) -> None:
+    """Download files below `base`, and compare each with its digest.
+
+    Raises:
+        BrokenFolderError: A file is missing or differs.
+    """
+    for path, digest in digests.items():
         say(f"downloading {path}")
         try:
-            store.download(base + path, target / path)
+            found = _fetch(store, base + path, target / path)
+            if found != digest:  # once more: it may have been changed on its way only
+                found = _fetch(store, base + path, target / path)
         except ObjectMissingError as error:
             raise BrokenFolderError(f"{path} is missing") from error
-        with (target / path).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != digest:
             raise BrokenFolderError(f"{path} has sha256 {found} instead of {digest}")
 
 
-def digests(manifest: bytes) -> dict[str, str]:
+def _fetch(store: Store, path: str, target: Path) -> str:
+    """Download one file and return its digest."""
+    store.download(path, target)
+    with target.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_digests(manifest: bytes) -> dict[str, str]:
     """The sha256 of every file that a manifest names, by path.
 
     Raises:
