@@ -31,8 +31,8 @@ def facts(run: RunFile, inputs: Inputs, fitted: Fitted) -> dict[str, object]:
         "method": run.method.model_dump(mode="json", by_alias=True, exclude_none=True),
         "training": run.training.model_dump(mode="json", by_alias=True, exclude_none=True),
         "steps": fitted.step,
-        "lossBefore": fitted.loss_before,
-        "lossAfter": fitted.loss_after,
+        "lossBefore": fitted.before.loss if fitted.before else None,
+        "lossAfter": fitted.after.loss if fitted.after else None,
         "versions": {"finetune-operator": __version__} | {package: version(package) for package in PACKAGES},
     }
 
@@ -69,9 +69,9 @@ def model_card(run: RunFile, inputs: Inputs, fitted: Fitted, record: dict[str, A
 
 
 def _losses(rows: int, fitted: Fitted) -> str:
-    if fitted.loss_before is None or fitted.loss_after is None:
+    if fitted.before is None or fitted.after is None:
         return "- Not evaluated: the job named no held-out rows"
     return (
-        f"- Mean loss per trained token (nats) on {rows} held-out rows: {fitted.loss_before:.4f} before, "
-        f"{fitted.loss_after:.4f} after"
+        f"- Mean loss per trained token (nats) on {rows} held-out rows: {fitted.before.loss:.4f} before, "
+        f"{fitted.after.loss:.4f} after"
     )

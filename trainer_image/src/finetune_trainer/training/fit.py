@@ -35,6 +35,7 @@ from finetune_trainer.training.inputs import Inputs
 from finetune_trainer.training.loss import mean_nll
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.paths import choose_paths
+from finetune_trainer.training.scores import Scores
 from finetune_trainer.training.session import Session
 from finetune_trainer.training.trainer import SupervisedTrainer
 from finetune_trainer.verify import Probe, logits
@@ -48,9 +49,9 @@ class Fitted:
     """The result of training."""
 
     step: int
-    loss_before: float | None
-    """Mean NLL per trained token of the held-out rows under the base model; None without held-out rows."""
-    loss_after: float | None
+    before: Scores | None
+    """Of the base model; None without held-out rows."""
+    after: Scores | None
     start: Start
     probe: Probe
 
@@ -70,7 +71,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     _check_vocabulary(base, inputs)
     # Before the adapter comes: some methods take their start out of the base.
     data = batches(session, inputs)
-    loss_before = _evaluate(session, data, base, "the base model")
+    before = _evaluate(session, data, base, "the base model")
     batch = inputs.collator(inputs.train.rows.shortest(PROBE_ROWS))
     base_logits = logits(base, batch, processes.device(), dtype)
     model = add_adapter(base, run.method, run.training.seed)
@@ -89,12 +90,12 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
         step = _train(session, trainer, model, checkpoint, kept)
     if kept:
         kept.finish()
-    loss_after = _evaluate(session, data, model, "the trained model")
+    after = _evaluate(session, data, model, "the trained model")
     paths.turn_off()  # what is saved is compared with plain peft
     trained = Probe(batch, logits(model, batch, processes.device(), dtype), base_logits)
     if processes.first:
         _save(session, inputs, model, adapter)
-    return Fitted(step, loss_before, loss_after, start, trained)
+    return Fitted(step, before, after, start, trained)
 
 
 def _trainer(session: Session, inputs: Inputs, data: Batches, model: Any, dtype: torch.dtype, kept: Any) -> Any:
@@ -173,14 +174,14 @@ def _train(session: Session, trainer: Any, model: Any, checkpoint: Path | None, 
     return int(trainer.state.global_step)
 
 
-def _evaluate(session: Session, data: Batches, model: Any, whose: str) -> float | None:
+def _evaluate(session: Session, data: Batches, model: Any, whose: str) -> Scores | None:
     if data.evaluation is None:
         return None
     reporter = session.reporter
     what = "packs" if session.run.training.packing else "rows"
     reporter.phase(ActiveReason.EVALUATING, f"evaluating {whose} on {len(data.evaluation)} held-out {what}")
     batch_size = session.run.evaluation.batch_size
-    loss = mean_nll(
+    mean = mean_nll(
         model,
         data.evaluation,
         data.collator,
@@ -188,8 +189,9 @@ def _evaluate(session: Session, data: Batches, model: Any, whose: str) -> float 
         session.processes,
         lambda done: reporter.chatter(f"evaluating {whose}: {done} {what} done"),
     )
-    reporter.say(f"evaluation loss of {whose}: {check_evaluation(loss, whose):.4f}")
-    return loss
+    scores = Scores(check_evaluation(mean, whose))
+    reporter.say(f"evaluation loss of {whose}: {scores.loss:.4f}")
+    return scores
 
 
 def _save(session: Session, inputs: Inputs, model: Any, folder: Path) -> None:

@@ -50,8 +50,8 @@ def execute(session: Session) -> Outcome:
         step=fitted.step,
         artifact=artifact,
         dataset=inputs.report,
-        loss_before=fitted.loss_before,
-        loss_after=fitted.loss_after,
+        loss_before=fitted.before.loss if fitted.before else None,
+        loss_after=fitted.after.loss if fitted.after else None,
         peak_memory_bytes=peak_memory(),
     )
 
@@ -81,9 +81,9 @@ def _publish(session: Session, inputs: Inputs, fitted: Fitted, store: Store) -> 
 
 
 def _summary(uri: str, fitted: Fitted) -> str:
-    if fitted.loss_before is None or fitted.loss_after is None:
+    if fitted.before is None or fitted.after is None:
         return f"the adapter is published at {uri}"
-    return f"the adapter is published at {uri}; evaluation loss {fitted.loss_before:.4f} -> {fitted.loss_after:.4f}"
+    return f"the adapter is published at {uri}; evaluation loss {fitted.before.loss:.4f} -> {fitted.after.loss:.4f}"
 
 
 def _free_memory() -> None:

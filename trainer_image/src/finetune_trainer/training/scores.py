@@ -1,0 +1,14 @@
+"""What an evaluation has found."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one model on all held-out rows."""
+
+    loss: float
+    """Mean loss per trained token, nats."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What the task measures beside the loss, by name, each from 0 to 1 and better the higher it is."""
