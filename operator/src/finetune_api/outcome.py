@@ -28,6 +28,7 @@ class ExitCode(IntEnum):
     DIVERGED = 81
     PEER_LOST = 82
     VERIFICATION_FAILED = 83
+    QUALITY_GATE_FAILED = 84
     OUT_OF_MEMORY = 137
     """128 + SIGKILL: set by the kernel, never by the trainer itself."""
 
@@ -58,6 +59,7 @@ class Reason(StrEnum):
     HANG = "Hang"
     PEER_LOST = "PeerLost"
     VERIFICATION_FAILED = "VerificationFailed"
+    QUALITY_GATE_FAILED = "QualityGateFailed"
     OUT_OF_MEMORY = "OutOfMemory"
 
     @property
@@ -111,6 +113,7 @@ _EXIT_CODES = {
     Reason.HANG: ExitCode.PEER_LOST,
     Reason.PEER_LOST: ExitCode.PEER_LOST,
     Reason.VERIFICATION_FAILED: ExitCode.VERIFICATION_FAILED,
+    Reason.QUALITY_GATE_FAILED: ExitCode.QUALITY_GATE_FAILED,
     Reason.OUT_OF_MEMORY: ExitCode.OUT_OF_MEMORY,
 }
 
@@ -127,6 +130,7 @@ _FOLLOW_UPS = {
     ExitCode.DIVERGED: FollowUp.FAIL,
     ExitCode.PEER_LOST: FollowUp.RETRY,
     ExitCode.VERIFICATION_FAILED: FollowUp.RETRY,
+    ExitCode.QUALITY_GATE_FAILED: FollowUp.FAIL,
     ExitCode.OUT_OF_MEMORY: FollowUp.FAIL,
 }
 

@@ -8,6 +8,7 @@ import torch
 from finetune_api.names import ActiveReason
 from finetune_api.outcome import Artifact, Outcome, Reason
 from finetune_api.v1alpha1 import MethodType
+from finetune_trainer.debugger import listen
 from finetune_trainer.methods.quantization import compute_dtype, stored_dtype
 from finetune_trainer.preparation.stored import StoredRows
 from finetune_trainer.publish import CheckpointStore, publish
@@ -15,6 +16,7 @@ from finetune_trainer.storage import Store, open_store
 from finetune_trainer.training.adapter import bring_adapter
 from finetune_trainer.training.card import facts, model_card
 from finetune_trainer.training.fit import Fitted, fit
+from finetune_trainer.training.gate import check_gate
 from finetune_trainer.training.inputs import Inputs, bring_inputs
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.preflight import check_configuration
@@ -31,6 +33,9 @@ def execute(session: Session) -> Outcome:
     """
     run, reporter, processes = session.run, session.reporter, session.processes
     check_configuration(session)
+    if run.debug.debugpy and processes.first:
+        listen(run.debug.debugpy, reporter.say)
+    processes.barrier()
     store = open_store(run.output.uri, run.storage)  # PID 1 has checked that it can be written
     inputs = bring_inputs(session, store)
     session = bring_adapter(session)
@@ -38,6 +43,7 @@ def execute(session: Session) -> Outcome:
     checkpoints = CheckpointStore(store, run.uid, reporter.chatter)
     fitted = fit(session, inputs, checkpoints, session.work.adapter)
     _free_memory()
+    check_gate(run.evaluation, fitted.before, fitted.after)
     artifact = None
     if processes.first:
         _verify(session, fitted)
@@ -63,10 +69,10 @@ def _verify(session: Session, fitted: Fitted) -> None:
     check_weights(work.adapter, fitted.start)
     dtype = compute_dtype(run.training.precision)
     if run.method.type is MethodType.FULL:
-        whole = load_base(work.adapter, run.method, stored_dtype(run.method, dtype), device)
+        whole = load_base(work.adapter, run.method, stored_dtype(run.method, dtype), device, run.extensions.model)
         session.reporter.say(check_model(whole, fitted.probe, device, dtype))
         return
-    base = load_base(work.model, run.method, dtype, device)
+    base = load_base(work.model, run.method, dtype, device, run.extensions.model)
     session.reporter.say(check_reload(base, work.adapter, fitted.probe, device))
 
 
@@ -83,7 +89,9 @@ def _publish(session: Session, inputs: Inputs, fitted: Fitted, store: Store) -> 
 def _summary(uri: str, fitted: Fitted) -> str:
     if fitted.before is None or fitted.after is None:
         return f"the adapter is published at {uri}"
-    return f"the adapter is published at {uri}; evaluation loss {fitted.before.loss:.4f} -> {fitted.after.loss:.4f}"
+    losses = f"evaluation loss {fitted.before.loss:.4f} -> {fitted.after.loss:.4f}"
+    best = f" with the best evaluation, that of step {fitted.published}" if fitted.published != fitted.step else ""
+    return f"the adapter is published at {uri}; {losses}{best}"
 
 
 def _free_memory() -> None:
