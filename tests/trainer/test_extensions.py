@@ -73,6 +73,7 @@ def test_an_unknown_name_is_refused_in_prepare(field: str, model: Path, tmp_path
     assert caught.value.reason is Reason.INVALID_CONFIGURATION
     assert f"extensions.{field}: no entry point nonsense" in caught.value.message
     assert caught.value.hint == f"These are installed: {there[field]}."
+    assert not (tmp_path / "work/data").exists()
     assert MODULE not in sys.modules
 
 

@@ -97,7 +97,7 @@ class HeldOut:
             last = evaluate("the last model", ended_before)
             history = [*history, {**(logged(last) if last else {}), "step": step}]
         best = self._goal.standing(history)
-        if not self._best or best.best_step == step:
+        if not self._best or best.best_step in (0, step):
             return last or evaluate("the trained model", ended_before), step
         self._session.reporter.say(
             f"the best {self._goal.name} is {best.best:.4f}, of step {best.best_step}: its weights are published"

@@ -70,9 +70,7 @@ class _Mute:
         if not self.failed:
             self.failed = True
             log.warning("The tracker %s failed.", self._name, exc_info=error)
-            self._say(
-                f"the tracker {self._name} failed and is left alone from here on: {type(error).__name__}: {error}"
-            )
+            self._say(f"the tracker {self._name} failed ({type(error).__name__}) and is left alone from here on")
 
 
 class _Tracked(Guarded):
