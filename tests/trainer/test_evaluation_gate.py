@@ -103,12 +103,12 @@ def _work(folder: Path, model: Path, gate: dict[str, Any]) -> tuple[int, Outcome
 @pytest.mark.long
 @pytest.mark.usefixtures("_own_process")
 def test_a_run_that_fails_publishes_nothing(model: Path, tmp_path: Path) -> None:
-    """Exit 84; what was at the target stays, byte for byte, and the last checkpoint lies below .finetune/."""
+    """Exit 85; what was at the target stays, byte for byte, and the last checkpoint lies below .finetune/."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out/manifest.json").write_text("of an earlier job")
     code, outcome = _work(tmp_path, model, {"maxLoss": "0.01", "mustImprove": True})
 
-    assert (code, outcome.reason, outcome.step) == (84, Reason.QUALITY_GATE_FAILED, 3)
+    assert (code, outcome.reason, outcome.step) == (85, Reason.QUALITY_GATE_FAILED, 3)
     assert outcome.loss_after is not None
     assert f"the loss is {outcome.loss_after:.6g}, over maxLoss 0.01" in outcome.message
     assert "mustImprove" not in outcome.message

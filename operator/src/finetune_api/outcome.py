@@ -28,7 +28,7 @@ class ExitCode(IntEnum):
     DIVERGED = 81
     PEER_LOST = 82
     VERIFICATION_FAILED = 83
-    QUALITY_GATE_FAILED = 84
+    QUALITY_GATE_FAILED = 85
     OUT_OF_MEMORY = 137
     """128 + SIGKILL: set by the kernel, never by the trainer itself."""
 
