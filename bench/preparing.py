@@ -17,21 +17,15 @@ PROCESSES = 2
 
 
 def ours(folder: Path, length: int) -> float:
-    """Seconds of the trainer: read, check, render, tokenise, label, pack, write."""
-    import numpy as np  # noqa: PLC0415
-
-    from finetune_trainer.data.dataset import load_dataset  # noqa: PLC0415
+    """Seconds of the `prepare` stage from file to shards, and of the packing that training does with their lengths."""
+    from bench.rows import tokenise  # noqa: PLC0415
     from finetune_trainer.data.packing import Packs  # noqa: PLC0415
-    from finetune_trainer.training.model import load_tokenizer  # noqa: PLC0415
+    from finetune_trainer.tokenizer import load_tokenizer  # noqa: PLC0415
 
     tokenizer = load_tokenizer(folder / "model")
     start = time.perf_counter()
-    data = load_dataset(folder / "many.jsonl", tokenizer, length, lambda _: None)
-    packs = Packs(data.rows, length, 0)
-    rows = [row for pack in packs for row in pack.rows]
-    np.save(folder / "tokens.npy", np.concatenate([row.input_ids for row in rows]))
-    np.save(folder / "labels.npy", np.concatenate([row.labels for row in rows]))
-    np.save(folder / "lengths.npy", np.asarray([len(row) for row in rows]))
+    rows = tokenise(folder / "many.jsonl", tokenizer, length, folder / "many").rows
+    Packs(rows, rows.lengths.tolist(), length, 0)
     return time.perf_counter() - start
 
 
@@ -40,7 +34,7 @@ def trl(folder: Path, length: int) -> float:
     import datasets  # noqa: PLC0415
     from trl import SFTConfig, SFTTrainer  # noqa: PLC0415
 
-    from finetune_trainer.training.model import load_tokenizer  # noqa: PLC0415
+    from finetune_trainer.tokenizer import load_tokenizer  # noqa: PLC0415
 
     datasets.disable_caching()
     tokenizer = load_tokenizer(folder / "model")
@@ -62,7 +56,7 @@ def trl(folder: Path, length: int) -> float:
 
 def tokenizer(folder: Path, _length: int) -> float:
     """Seconds of the bare tokenizer."""
-    from finetune_trainer.training.model import load_tokenizer  # noqa: PLC0415
+    from finetune_trainer.tokenizer import load_tokenizer  # noqa: PLC0415
 
     fast = load_tokenizer(folder / "model")
     rows = [json.loads(line) for line in (folder / "many.jsonl").open()]

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from finetune_api.outcome import Outcome
 from finetune_api.run import RunFile
 from finetune_api.v1alpha1 import Evaluation
-from finetune_trainer.training import run as running
+from finetune_trainer.training import finish as finishing
 from finetune_trainer.training import trainer as training
 from finetune_trainer.training.run import execute as execute_session
 from finetune_trainer.training.stop import Stopped
@@ -163,7 +163,7 @@ def _killed_before_it_publishes(patch: pytest.MonkeyPatch, _: Any) -> None:
     def die(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    patch.setattr(running, "publish", die)
+    patch.setattr(finishing, "publish", die)
 
 
 @pytest.mark.parametrize(

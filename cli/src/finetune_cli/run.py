@@ -65,6 +65,8 @@ def _published(outcome: Outcome, seconds: float) -> Table:
         table.add_row("adapter", f"{artifact.uri}  ({artifact.files} files, {artifact.bytes / 1e6:.1f} MB, verified)")
     if outcome.loss_before is not None and outcome.loss_after is not None:
         table.add_row("held-out loss", f"{outcome.loss_before:.4f} before, {outcome.loss_after:.4f} after")
+    if outcome.loss_merged is not None:
+        table.add_row("merged", f"{outcome.loss_merged:.4f}, in merged/")
     if data := outcome.dataset:
         lost = (
             (data.dropped_rows, "too long and left out"),

@@ -31,6 +31,8 @@ TRAINER_PORT = 8080
 
 RUN_FILE_PATH = "/etc/finetune/run.json"
 WORK_DIR = "/work"
+IMAGE_VARIABLE = "FINETUNE_IMAGE"
+"""Environment of the trainer: the image as the pod names it."""
 TERMINATION_LOG = "/dev/termination-log"
 
 

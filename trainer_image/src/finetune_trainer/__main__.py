@@ -80,7 +80,7 @@ def _run(options: argparse.Namespace, mailbox: Mailbox, command: list[str] | Non
     grace = options.stop_grace_seconds
     ending = supervise(command, worker_environment, mailbox, grace, on_tick)
     outcome = verdict(ending, work, memory.kills() - kills_before, memory.limit())
-    if outcome.reason is Reason.PUBLISHED:
+    if outcome.artifact:
         _write_end(outcome, options.termination_log)  # before anything can keep this process from it
         uploads.discard()
     else:

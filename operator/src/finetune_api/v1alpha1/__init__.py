@@ -10,7 +10,8 @@ training    the run
 evaluation  when the held-out rows are looked at, and what follows from it
 extensions  what the user's own image brings in
 combinations  what of the above does not go together
-place       where it runs, where its result goes, when to give up
+output      where the result goes, and what else is made of it
+place       where it runs, when to give up
 job         the spec as a whole, and what of it never changes
 """
 
@@ -39,13 +40,15 @@ from finetune_api.v1alpha1.method import (
     StorageType,
 )
 from finetune_api.v1alpha1.optimizer import Optimizer, OptimizerType, Scheduler, SchedulerOptions
-from finetune_api.v1alpha1.place import Deadlines, Output, PrepareResources, Resources, Storage, Toleration
+from finetune_api.v1alpha1.output import VLLM, Merge, Output, WeightType
+from finetune_api.v1alpha1.place import Deadlines, PrepareResources, Resources, Storage, Toleration
 from finetune_api.v1alpha1.training import Checkpoints, Divergence, Precision, Training
 
 __all__ = [
     "IMMUTABLE_FIELDS",
     "IMMUTABLE_MESSAGE",
     "LOSS",
+    "VLLM",
     "Adapter",
     "Checkpoints",
     "Columns",
@@ -64,6 +67,7 @@ __all__ = [
     "InvalidRowPolicy",
     "InvalidRows",
     "Initialization",
+    "Merge",
     "Method",
     "MethodType",
     "Model",
@@ -88,4 +92,5 @@ __all__ = [
     "TrackerType",
     "TrainOn",
     "Training",
+    "WeightType",
 ]

@@ -11,7 +11,8 @@ from finetune_api.v1alpha1.data import Dataset, Model
 from finetune_api.v1alpha1.evaluation import HELD_OUT_RULES, Evaluation
 from finetune_api.v1alpha1.extensions import EXTENSION_RULES, Debug, Extensions
 from finetune_api.v1alpha1.method import Method
-from finetune_api.v1alpha1.place import Deadlines, Output, Resources, Storage
+from finetune_api.v1alpha1.output import Output
+from finetune_api.v1alpha1.place import Deadlines, Resources, Storage
 from finetune_api.v1alpha1.training import Training
 
 
