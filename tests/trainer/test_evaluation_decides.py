@@ -1,6 +1,9 @@
 """Evaluations end a run early and choose what is published, and a run that was cut off decides as one that was not."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,3 +215,25 @@ def test_by_epochs(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     assert list(done.losses) == [10, 12]
     assert done.notes.saved == [5, 10, 12]
+
+
+def test_two_processes_decide_as_one(model: Path, tmp_path: Path) -> None:
+    """Under torchrun: both end after three evaluations without an improvement, and the best of all is published."""
+    evaluation = {**EVALUATION, "earlyStopping": {"patience": 3, "minDelta": "1"}}
+    run = run_of(tmp_path, model, evaluation, checkpoints=CHECKPOINTS, learningRate="1").model_copy(
+        update={"processes": 2}
+    )
+    (tmp_path / "run.json").write_text(run.to_json())
+    command: list[str | Path] = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "finetune_trainer.worker", "--run-file", tmp_path / "run.json", "--work-dir", tmp_path / "work"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=280, check=False)
+
+    assert done.returncode == 0, done.stderr
+    found = losses(tmp_path / "work")
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    best = min(found, key=lambda step: found[step])
+    assert list(found) == [2, 4, 6, 8]
+    assert (manifest["publishedStep"], manifest["steps"]) == (best, 8)
+    assert best < 8
+    assert manifest["lossAfter"] == pytest.approx(found[best], abs=1e-5)

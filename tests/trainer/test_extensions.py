@@ -177,10 +177,18 @@ def test_code_that_fails_is_named(field: str, model: Path, tmp_path: Path, monke
     assert words in caught.value.message
 
 
+MEASURES = """
+import json, pathlib, torch
+def it(**_):
+    phase = json.loads(pathlib.Path({progress!r}).read_text())["phase"]
+    return {{"noise": float(torch.rand(())), "evaluates": float(phase == "Evaluating")}}
+"""
+
+
 @pytest.mark.long
 def test_a_metric_disturbs_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that draws random numbers gives the same in each process and leaves the trained weights as they would be."""
-    write_package(tmp_path, "finetune.metrics", "import torch\ndef it(**_): return {'noise': float(torch.rand(()))}\n")
+    """One that draws random numbers leaves the trained weights as they would be. And it is no training that hangs."""
+    write_package(tmp_path, "finetune.metrics", MEASURES.format(progress=str(tmp_path / "with-1/work/progress.json")))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     adapters = []
@@ -193,3 +201,7 @@ def test_a_metric_disturbs_nothing(model: Path, tmp_path: Path, monkeypatch: pyt
         adapters.append((folder / "out/adapter_model.safetensors").read_bytes())
 
     assert adapters[0] == adapters[1]
+    entries = [json.loads(line) for line in (tmp_path / "with-1/work/metrics.jsonl").read_text().splitlines()]
+    measured = [entry for entry in entries if "eval_loss" in entry]
+    assert [entry["eval_evaluates"] for entry in measured] == [1.0, 1.0, 1.0]
+    assert len({entry["eval_noise"] for entry in measured}) == 1  # from the seed each time

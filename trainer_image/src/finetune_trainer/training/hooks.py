@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from finetune_api.names import ActiveReason
 from finetune_api.outcome import Reason
 from finetune_trainer.data.tokens import TokenRow
 from finetune_trainer.errors import RunError
@@ -73,6 +74,7 @@ class Metrics:
         self._functions = {name: load_extension("metrics", name) for name in names}
         self._processes = session.processes
         self._seed = session.run.training.seed
+        self._reporter = session.reporter
         self._rest = {"tokenizer": tokenizer, "rows": rows, "device": session.processes.device()}
 
     def measure(self, model: Any) -> dict[str, float]:
@@ -86,6 +88,8 @@ class Metrics:
         found: dict[str, float] = {}
         training = model.training
         for name, function in self._functions.items():
+            # Not in the phase of training, in which a function of some minutes would be taken for a hang.
+            self._reporter.phase(ActiveReason.EVALUATING, f"measuring {name}")
             model.eval()
             try:
                 with torch.inference_mode(), torch.random.fork_rng():
