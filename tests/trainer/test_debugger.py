@@ -118,6 +118,7 @@ def test_a_signal_ends_the_waiting() -> None:
         assert process.stdout.readline() == "stopped\n"
 
 
+@pytest.mark.long
 def test_without_waiting_it_goes_on() -> None:
     """One may attach later."""
     with worker(free_port(), "later") as process:
