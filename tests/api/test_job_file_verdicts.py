@@ -3,16 +3,17 @@
 import pytest
 
 from finetune_api.load import InvalidJobFileError, load_jobs
+from tests.api import evaluation_cases
 from tests.api.cases import ACCEPTED, REFUSED, Case
 
 
-@pytest.mark.parametrize("case", ACCEPTED, ids=lambda case: case.sentence)
+@pytest.mark.parametrize("case", ACCEPTED + evaluation_cases.ACCEPTED, ids=lambda case: case.sentence)
 def test_accepted(case: Case) -> None:
     """A good job file loads."""
     assert len(load_jobs(case.text)) == 1
 
 
-@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.sentence)
+@pytest.mark.parametrize("case", REFUSED + evaluation_cases.REFUSED, ids=lambda case: case.sentence)
 def test_refused_with_the_field(case: Case) -> None:
     """A bad job file is refused, and the first problem names the field at fault."""
     with pytest.raises(InvalidJobFileError) as caught:

@@ -20,6 +20,7 @@ DESIGN = {
     81: ("NonFiniteLoss", "Fail"),
     82: ("Hang", "Retry"),
     83: ("VerificationFailed", "Retry"),
+    85: ("QualityGateFailed", "Fail"),
     137: ("OutOfMemory", "Fail"),
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.api import evaluation_cases
 from tests.api.cases import ACCEPTED, REFUSED, Case
 
 pytestmark = pytest.mark.cluster
@@ -39,7 +40,7 @@ def test_accepted_as_structural(server) -> None:  # type: ignore[no-untyped-def]
     }
 
 
-@pytest.mark.parametrize("case", ACCEPTED, ids=lambda case: case.sentence)
+@pytest.mark.parametrize("case", ACCEPTED + evaluation_cases.ACCEPTED, ids=lambda case: case.sentence)
 def test_accepted(server, case: Case) -> None:  # type: ignore[no-untyped-def]
     """A good job file passes."""
     answer = _dry_run(server, case.text)
@@ -47,7 +48,7 @@ def test_accepted(server, case: Case) -> None:  # type: ignore[no-untyped-def]
     assert answer.returncode == 0, answer.stderr
 
 
-@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.sentence)
+@pytest.mark.parametrize("case", REFUSED + evaluation_cases.REFUSED, ids=lambda case: case.sentence)
 def test_refused_with_the_field(server, case: Case) -> None:  # type: ignore[no-untyped-def]
     """A bad job file is refused with a message that names the field at fault."""
     answer = _dry_run(server, case.text)

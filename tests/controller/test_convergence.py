@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from finetune_api.status import Status
 from tests.controller.world import KEY, World
 
-FINAL = {"InvalidDataset", "ModelNotFound", "Diverged"}
+FINAL = {"InvalidDataset", "ModelNotFound", "Diverged", "QualityGateFailed"}
 BATCH = {"batchSize": 12, "microBatchSize": 6}
 """Each GPU out of memory makes the micro-batch smaller: 6, 3, 1, and then there is nothing left to give up."""
 SMALLER = {6: 3, 3: 1}

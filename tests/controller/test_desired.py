@@ -148,6 +148,20 @@ def test_the_container_is_told_its_image() -> None:
         assert {"name": "FINETUNE_IMAGE", "value": image} in container["env"]
 
 
+def test_a_trackers_secret_becomes_the_environment() -> None:
+    """Each once and by name only, in both stages: that it is missing must not be found while a GPU is held."""
+    trackers = [
+        {"type": "MLflow", "uri": "https://mlflow.test", "secretName": "tracking"},
+        {"type": "WandB", "secretName": "wandb"},
+        {"type": "Trackio", "secretName": "tracking"},
+    ]
+    for stage in Stage:
+        (container,) = pod_of(manifest({**SPEC, "training": {"trackers": trackers}}, stage=stage))["containers"]
+        assert container["envFrom"] == [{"secretRef": {"name": "tracking"}}, {"secretRef": {"name": "wandb"}}]
+        (plain,) = pod_of(manifest(SPEC, stage=stage))["containers"]
+        assert "envFrom" not in plain
+
+
 def test_no_token_without_a_named_account() -> None:
     """The trainer has no business with the API server."""
     assert pod_of(manifest(SPEC))["automountServiceAccountToken"] is False

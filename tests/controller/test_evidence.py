@@ -40,6 +40,7 @@ def fail_job(world: World, reason: str = "PodFailurePolicy", message: str = "") 
         (80, "", "Unknown", False),  # to shrink takes a reason
         (82, termination_message("Hang"), "Hang", False),
         (69, termination_message("HubUnavailable"), "HubUnavailable", False),
+        (85, termination_message("QualityGateFailed"), "QualityGateFailed", True),
         (65, "", "Unknown", True),  # the code says what follows, not why
         (70, "Traceback ...", "Unknown", False),
         (1, "", "Unknown", False),

@@ -41,6 +41,7 @@ EXIT_CODES = {
     "OutOfGPUMemory": 80,
     "Diverged": 81,
     "VerificationFailed": 83,
+    "QualityGateFailed": 85,
 }
 """From the table of docs and design, written down a second time on purpose."""
 

@@ -212,7 +212,7 @@ def test_extra_arguments_reach_the_trainer(model: Path, tmp_path: Path) -> None:
         ("output_dir", "elsewhere", "output.uri"),
         ("learning_rate", "1", "training.learningRate"),
         ("save_steps", "1", "training.checkpoints.everySteps"),
-        ("report_to", "wandb", "the trainer sets it itself"),
+        ("report_to", "wandb", "training.trackers says it"),
         ("push_to_hub", "true", "the trainer sets it itself"),
         ("resume_from_checkpoint", "x", "the trainer sets it itself"),
         ("logging_nan_inf_filter", "true", "the trainer sets it itself"),

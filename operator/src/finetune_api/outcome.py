@@ -29,6 +29,7 @@ class ExitCode(IntEnum):
     PEER_LOST = 82
     VERIFICATION_FAILED = 83
     MERGE_REFUSED = 84
+    QUALITY_GATE_FAILED = 85
     OUT_OF_MEMORY = 137
     """128 + SIGKILL: set by the kernel, never by the trainer itself."""
 
@@ -60,6 +61,7 @@ class Reason(StrEnum):
     PEER_LOST = "PeerLost"
     VERIFICATION_FAILED = "VerificationFailed"
     MERGE_REFUSED = "MergeRefused"
+    QUALITY_GATE_FAILED = "QualityGateFailed"
     OUT_OF_MEMORY = "OutOfMemory"
 
     @property
@@ -114,6 +116,7 @@ _EXIT_CODES = {
     Reason.PEER_LOST: ExitCode.PEER_LOST,
     Reason.VERIFICATION_FAILED: ExitCode.VERIFICATION_FAILED,
     Reason.MERGE_REFUSED: ExitCode.MERGE_REFUSED,
+    Reason.QUALITY_GATE_FAILED: ExitCode.QUALITY_GATE_FAILED,
     Reason.OUT_OF_MEMORY: ExitCode.OUT_OF_MEMORY,
 }
 
@@ -131,6 +134,7 @@ _FOLLOW_UPS = {
     ExitCode.PEER_LOST: FollowUp.RETRY,
     ExitCode.VERIFICATION_FAILED: FollowUp.RETRY,
     ExitCode.MERGE_REFUSED: FollowUp.FAIL,
+    ExitCode.QUALITY_GATE_FAILED: FollowUp.FAIL,
     ExitCode.OUT_OF_MEMORY: FollowUp.FAIL,
 }
 

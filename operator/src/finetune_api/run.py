@@ -6,7 +6,18 @@ from pydantic import Field
 
 from finetune_api.base import LOCAL, Object
 from finetune_api.names import Stage
-from finetune_api.v1alpha1 import Dataset, Evaluation, FineTuneJob, Method, Model, Output, Storage, Training
+from finetune_api.v1alpha1 import (
+    Dataset,
+    Debug,
+    Evaluation,
+    Extensions,
+    FineTuneJob,
+    Method,
+    Model,
+    Output,
+    Storage,
+    Training,
+)
 
 
 class RunFile(Object):
@@ -40,6 +51,10 @@ class RunFile(Object):
     """As in the spec."""
     evaluation: Evaluation
     """As in the spec."""
+    extensions: Extensions = Extensions()
+    """As in the spec."""
+    debug: Debug = Debug()
+    """As in the spec."""
     storage: Storage
     """As in the spec."""
     output: Output
@@ -71,6 +86,8 @@ class RunFile(Object):
             method=spec.method,
             training=spec.training.model_copy(update=smaller),
             evaluation=spec.evaluation,
+            extensions=spec.extensions,
+            debug=spec.debug,
             storage=spec.storage,
             output=spec.output,
         )

@@ -135,6 +135,7 @@ def _container(spec: Spec, stage: Stage, settings: Settings) -> Manifest:
         "imagePullPolicy": "IfNotPresent",
         "args": ["--stop-grace-seconds", str(_worker_seconds(settings.termination_grace_seconds))],
         "env": [*_environment(spec), {"name": names.IMAGE_VARIABLE, "value": image}],
+        **_secrets_of_trackers(spec),
         "ports": [{"name": "progress", "containerPort": names.TRAINER_PORT, "protocol": "TCP"}],
         "resources": _resources(spec.resources, stage),
         "volumeMounts": [mount for _, mount in _volumes(spec)],
@@ -179,6 +180,13 @@ def _environment(spec: Spec) -> list[Manifest]:
     if spec.model.secret_name:
         variables.append(_from_secret(spec.model.secret_name, "HF_TOKEN"))
     return variables
+
+
+def _secrets_of_trackers(spec: Spec) -> Manifest:
+    """In both stages: a Secret that is missing shall not be noticed only once a GPU is held."""
+    names_of = dict.fromkeys(tracker.secret_name for tracker in spec.training.trackers if tracker.secret_name)
+    references = [{"secretRef": {"name": secret}} for secret in names_of]
+    return {"envFrom": references} if references else {}
 
 
 def _from_secret(secret: str, key: str, *, optional: bool = False) -> Manifest:

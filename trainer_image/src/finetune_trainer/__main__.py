@@ -16,6 +16,7 @@ from typing import NoReturn
 from finetune_api import names
 from finetune_api.outcome import ExitCode, Outcome, Reason
 from finetune_api.run import RunFile
+from finetune_api.v1alpha1 import TrackerType
 from finetune_trainer.disk import explain_disk
 from finetune_trainer.errors import RunError
 from finetune_trainer.publish import CheckpointStore, Outbox, abort_leftovers, check_writable
@@ -24,6 +25,7 @@ from finetune_trainer.supervisor import environment, launch, runfile
 from finetune_trainer.supervisor.hang import Watch
 from finetune_trainer.supervisor.mailbox import Mailbox
 from finetune_trainer.supervisor.memory import Memory
+from finetune_trainer.supervisor.mirror import Mirror
 from finetune_trainer.supervisor.story import Story
 from finetune_trainer.supervisor.supervise import supervise
 from finetune_trainer.supervisor.uploads import Uploads
@@ -61,6 +63,7 @@ def _run(options: argparse.Namespace, mailbox: Mailbox, command: list[str] | Non
         "Attempt %d of %s/%s: checking that %s can be written.", run.attempt, run.namespace, run.name, run.output.uri
     )
     uploads = _open_output(run, work)
+    mirror = _mirror(run, work)
     worker_environment = environment.of_worker(run, work.root, os.environ)
     for stale in (work.outcome_file, work.progress_file):
         stale.unlink(missing_ok=True)
@@ -72,7 +75,7 @@ def _run(options: argparse.Namespace, mailbox: Mailbox, command: list[str] | Non
 
     def on_tick() -> str:
         story.tick()
-        return watch.look()
+        return "" if run.debug.debugpy else watch.look()  # at a breakpoint nothing moves
 
     grace = options.stop_grace_seconds
     ending = supervise(command, worker_environment, mailbox, grace, on_tick)
@@ -80,8 +83,11 @@ def _run(options: argparse.Namespace, mailbox: Mailbox, command: list[str] | Non
     if outcome.artifact:
         _write_end(outcome, options.termination_log)  # before anything can keep this process from it
         uploads.discard()
-        return outcome
-    return settled(outcome, uploads.finish(mailbox.get, ending.deadline, grace))
+    else:
+        outcome = settled(outcome, uploads.finish(mailbox.get, ending.deadline, grace))
+    if mirror:
+        mirror.finish(hurry=ending.deadline is not None)
+    return outcome
 
 
 def _open_output(run: RunFile, work: WorkDir) -> Uploads:
@@ -93,6 +99,15 @@ def _open_output(run: RunFile, work: WorkDir) -> Uploads:
     uploads = Uploads(Outbox(work.outbox), checkpoints, run.training.checkpoints.keep)
     uploads.start()
     return uploads
+
+
+def _mirror(run: RunFile, work: WorkDir) -> Mirror | None:
+    """TensorBoard's files go to storage while they are written, where the run wants them."""
+    if not any(tracker.type is TrackerType.TENSORBOARD for tracker in run.training.trackers):
+        return None
+    mirror = Mirror(work.tensorboard, open_store(run.output.uri, run.storage), f".finetune/{run.uid}/tensorboard/")
+    mirror.start()
+    return mirror
 
 
 def _serve(port: int, work: WorkDir) -> None:

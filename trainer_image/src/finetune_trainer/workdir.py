@@ -55,6 +55,16 @@ class WorkDir:
         return self.root / "checkpoints"
 
     @property
+    def best(self) -> Path:
+        """The weights of the best evaluation so far, where they are wanted."""
+        return self.root / "best"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files, where they are wanted; PID 1 uploads them."""
+        return self.root / "tensorboard"
+
+    @property
     def given_adapter(self) -> Path:
         """The adapter to train on, as downloaded."""
         return self.root / "given-adapter"

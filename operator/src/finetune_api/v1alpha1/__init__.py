@@ -6,7 +6,9 @@ integers that say their unit, and there are no floats: decimals are strings with
 data        the base model and the rows
 method      how the model is tuned
 optimizer   what turns gradients into steps, and the schedule of the learning rate
-training    the run, and its evaluation
+training    the run
+evaluation  when the held-out rows are looked at, and what follows from it
+extensions  what the user's own image brings in
 combinations  what of the above does not go together
 output      where the result goes, and what else is made of it
 place       where it runs, when to give up
@@ -26,6 +28,8 @@ from finetune_api.v1alpha1.data import (
     Role,
     TrainOn,
 )
+from finetune_api.v1alpha1.evaluation import LOSS, EarlyStopping, Evaluation, Gate
+from finetune_api.v1alpha1.extensions import Debug, Debugpy, Extensions, Tracker, TrackerType
 from finetune_api.v1alpha1.job import IMMUTABLE_FIELDS, IMMUTABLE_MESSAGE, FineTuneJob, ObjectMeta, Spec
 from finetune_api.v1alpha1.method import (
     Initialization,
@@ -38,11 +42,12 @@ from finetune_api.v1alpha1.method import (
 from finetune_api.v1alpha1.optimizer import Optimizer, OptimizerType, Scheduler, SchedulerOptions
 from finetune_api.v1alpha1.output import VLLM, Merge, Output, WeightType
 from finetune_api.v1alpha1.place import Deadlines, PrepareResources, Resources, Storage, Toleration
-from finetune_api.v1alpha1.training import Checkpoints, Divergence, Evaluation, Precision, Training
+from finetune_api.v1alpha1.training import Checkpoints, Divergence, Precision, Training
 
 __all__ = [
     "IMMUTABLE_FIELDS",
     "IMMUTABLE_MESSAGE",
+    "LOSS",
     "VLLM",
     "Adapter",
     "Checkpoints",
@@ -51,9 +56,14 @@ __all__ = [
     "DataSource",
     "Dataset",
     "Deadlines",
+    "Debug",
+    "Debugpy",
     "Divergence",
+    "EarlyStopping",
     "Evaluation",
+    "Extensions",
     "FineTuneJob",
+    "Gate",
     "InvalidRowPolicy",
     "InvalidRows",
     "Initialization",
@@ -78,6 +88,8 @@ __all__ = [
     "Storage",
     "StorageType",
     "Toleration",
+    "Tracker",
+    "TrackerType",
     "TrainOn",
     "Training",
     "WeightType",

@@ -8,10 +8,12 @@ from finetune_api.base import Object, ObjectName, Rule
 from finetune_api.names import API_VERSION, MAX_NAME_LENGTH
 from finetune_api.v1alpha1.combinations import COMBINATION_RULES
 from finetune_api.v1alpha1.data import Dataset, Model
+from finetune_api.v1alpha1.evaluation import HELD_OUT_RULES, Evaluation
+from finetune_api.v1alpha1.extensions import EXTENSION_RULES, Debug, Extensions
 from finetune_api.v1alpha1.method import Method
 from finetune_api.v1alpha1.output import Output
 from finetune_api.v1alpha1.place import Deadlines, Resources, Storage
-from finetune_api.v1alpha1.training import Evaluation, Training
+from finetune_api.v1alpha1.training import Training
 
 
 class Spec(Object):
@@ -26,6 +28,8 @@ class Spec(Object):
             field="training.batchSize",
         ),
         *COMBINATION_RULES,
+        *HELD_OUT_RULES,
+        *EXTENSION_RULES,
     )
     model: Model
     """The base model."""
@@ -37,6 +41,10 @@ class Spec(Object):
     """The training run."""
     evaluation: Evaluation = Evaluation()
     """Evaluation during training."""
+    extensions: Extensions = Extensions()
+    """Code of the trainer image that takes part."""
+    debug: Debug = Debug()
+    """Looking into a run."""
     resources: Resources = Resources()
     """What the trainer's pod asks for."""
     storage: Storage = Storage()
@@ -63,6 +71,8 @@ IMMUTABLE_FIELDS = (
     "method",
     "training",
     "evaluation",
+    "extensions",
+    "debug",
     "resources",
     "storage",
     "output",

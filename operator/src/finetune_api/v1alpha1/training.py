@@ -1,4 +1,4 @@
-"""The training run and its evaluation. Fields are named after transformers.TrainingArguments where it has them."""
+"""The training run. Fields are named after transformers.TrainingArguments where it has them."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.base import Count, Decimal, Object, Rule, Seconds
+from finetune_api.v1alpha1.extensions import TRACKER_RULE, Trackers
 from finetune_api.v1alpha1.optimizer import SCHEDULE_RULES, ExtraArguments, Optimizer, Scheduler, SchedulerOptions
 
 
@@ -23,6 +24,8 @@ class Checkpoints(Object):
 
     every_steps: Count = 50
     """Optimizer steps between two checkpoints."""
+    every_epochs: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Also save at the end of every so many epochs."""
     every_seconds: Seconds | None = None
     """Also save when the last checkpoint is this old; unset: by steps only."""
     keep: Annotated[int, Field(ge=1, le=100)] = 2
@@ -68,7 +71,14 @@ class Training(Object):
             message='training.warmupRatio must be below 1, for instance "0.03"',
             field="warmupRatio",
         ),
+        Rule(
+            cel="double(self.labelSmoothing) < 1.0",
+            holds=lambda t: float(t.label_smoothing) < 1,
+            message='training.labelSmoothing must be below 1, for instance "0.1"',
+            field="labelSmoothing",
+        ),
         *SCHEDULE_RULES,
+        TRACKER_RULE,
     )
     epochs: Annotated[int, Field(ge=1, le=1000)] = 1
     """Times every row is seen."""
@@ -92,6 +102,8 @@ class Training(Object):
     """Numbers of some schedules."""
     neftune_noise_alpha: Decimal | None = None
     """Noise on the embeddings while training (https://arxiv.org/abs/2310.05914), for instance 5; none when unset."""
+    label_smoothing: Decimal = "0"
+    """Share of each target that is spread over the whole vocabulary, 0 to below 1; evaluations are never smoothed."""
     extra_arguments: ExtraArguments = {}
     """More fields of transformers.TrainingArguments, values as text; those that have a field here are refused."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 16
@@ -112,6 +124,8 @@ class Training(Object):
     """Seed of the adapter's start, of the order of rows and of dropout."""
     logging_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Optimizer steps between two log lines."""
+    trackers: Trackers = []
+    """Where the logged numbers go, beside metrics.jsonl below output.uri."""
     divergence: Divergence = Divergence()
     """When to give up because the loss goes up."""
     hang_timeout_seconds: Seconds | None = None
@@ -119,12 +133,3 @@ class Training(Object):
     step takes, at least 120 s."""
     checkpoints: Checkpoints = Checkpoints()
     """When to save, and how much to keep."""
-
-
-class Evaluation(Object):
-    """Evaluation during training; before and after it always happens when there are held-out rows."""
-
-    every_steps: Count | None = None
-    """Optimizer steps between two evaluations; none in between when unset."""
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
-    """Sequences per forward pass."""

@@ -17,10 +17,15 @@ rest."""
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """Sum of the NLL of targets [n] under hidden [n, d] @ weight.T, for weight [vocabulary, d]."""
+    """Sum of the NLL of targets [n] under hidden [n, d] @ weight.T, for weight [vocabulary, d].
+
+    With `smoothing`, that share of each target is spread over the whole vocabulary, as torch's cross_entropy does it.
+    """
 
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, smoothing: float
+    ) -> torch.Tensor:
         """A scalar in float32."""
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
@@ -29,23 +34,31 @@ class LinearCrossEntropy(torch.autograd.Function):
             chunk, wanted = hidden[start : start + rows].to(weight.dtype), targets[start : start + rows, None]
             logits = linear(chunk, weight).float()
             top, right = logits.amax(-1, keepdim=True), logits.gather(1, wanted)
+            if smoothing:
+                right = (1 - smoothing) * right + smoothing * logits.mean(-1, keepdim=True)
             sums = logits.sub_(top).exp_().sum(-1, keepdim=True)
             total += (sums.log() + top - right).sum()
             if grad is not None:
-                logits.div_(sums).scatter_add_(1, wanted, torch.full_like(sums, -1.0))
+                logits.div_(sums).scatter_add_(1, wanted, torch.full_like(sums, smoothing - 1.0))
+                if smoothing:
+                    logits.sub_(smoothing / logits.shape[-1])
                 grad[start : start + rows] = linear(logits.to(weight.dtype), weight.t())
         ctx.save_for_backward(grad)
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
         """The kept gradient times whatever the loss is multiplied with."""
         (grad,) = ctx.saved_tensors
-        return None if grad is None else grad * grad_output.to(grad.dtype), None, None
+        return None if grad is None else grad * grad_output.to(grad.dtype), None, None, None
 
 
-def nll_sum(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, ignored: int) -> torch.Tensor:
+def nll_sum(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, ignored: int, smoothing: float = 0.0
+) -> torch.Tensor:
     """Sum of the NLL of the targets [...] that are not `ignored`, for hidden [..., d]; the others cost nothing."""
     trained = (targets != ignored).flatten()
-    loss: torch.Tensor = LinearCrossEntropy.apply(hidden.flatten(0, -2)[trained], weight, targets.flatten()[trained])
+    loss: torch.Tensor = LinearCrossEntropy.apply(
+        hidden.flatten(0, -2)[trained], weight, targets.flatten()[trained], smoothing
+    )
     return loss

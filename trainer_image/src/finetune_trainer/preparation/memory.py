@@ -31,6 +31,9 @@ def check_memory(run: RunFile, work: WorkDir, facts: Facts, say: Callable[[str],
             the model cannot have.
     """
     training = run.training
+    if run.extensions.model:
+        say("the memory of a model that extensions.model loads cannot be told")
+        return None
     try:
         parts = _anatomy(run, work, facts)
     except RunError:

@@ -4,6 +4,7 @@ from finetune_api.names import ActiveReason
 from finetune_api.outcome import Outcome, Reason
 from finetune_api.run import RunFile
 from finetune_trainer.data.dataset import Dataset, report, show_trained
+from finetune_trainer.extensions import check_extensions, check_image
 from finetune_trainer.preparation.rows import Rows, write_rows
 from finetune_trainer.preparation.stored import StoredRows
 from finetune_trainer.storage import open_store
@@ -23,6 +24,7 @@ def execute(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
     """
     reporter = Reporter(run.name, work, talks=True)
     reporter.phase(ActiveReason.PREPARING, "preparing the dataset")
+    check_image(run)
     store = open_store(run.output.uri, run.storage)
     rows, stored = Rows(run, work, reporter.say, reporter.chatter), StoredRows(store, run.uid, reporter.chatter)
     rows.fetch()
@@ -42,6 +44,7 @@ def execute(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
     from finetune_trainer.training.extra import extra_arguments  # noqa: PLC0415
 
     extra_arguments(run.training.extra_arguments)
+    check_extensions(run.extensions)
     memory = check_memory(run, work, train.facts, reporter.say)
     if memory:
         reporter.say(f"training will take about {memory}")

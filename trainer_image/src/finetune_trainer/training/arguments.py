@@ -11,6 +11,7 @@ from finetune_api.run import RunFile
 from finetune_api.v1alpha1 import OptimizerType, Scheduler, Training
 from finetune_trainer.errors import RunError
 from finetune_trainer.training.extra import extra_arguments
+from finetune_trainer.training.trackers import project
 
 _SCHEDULERS = {
     Scheduler.LINEAR: "linear",
@@ -71,15 +72,16 @@ def training_arguments(run: RunFile, folder: Path, dtype: torch.dtype) -> Any:
         "use_cpu": cpu,
         "ddp_backend": "gloo" if cpu and run.processes > 1 else None,
         "ddp_find_unused_parameters": False,
-        "eval_strategy": "steps" if run.evaluation.every_steps and run.dataset.evaluation else "no",
-        "eval_steps": run.evaluation.every_steps,
+        "eval_strategy": "no",  # ScheduleCallback asks for evaluations
         "save_strategy": "steps",
         "save_steps": run.training.checkpoints.every_steps,
         "save_total_limit": 1,  # on this disk; storage keeps what the spec says
         "logging_strategy": "steps",
         "logging_steps": run.training.logging_steps,
         "logging_nan_inf_filter": False,
-        "report_to": [],
+        "report_to": [],  # training.trackers are callbacks of our own
+        "run_name": f"{run.name}-{run.uid[:8]}",
+        **project(run.training.trackers),
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "dataloader_pin_memory": not cpu,

@@ -29,6 +29,7 @@ def facts(run: RunFile, inputs: Inputs, fitted: Fitted, merged: Merged | None) -
         "method": run.method.model_dump(mode="json", by_alias=True, exclude_none=True),
         "training": run.training.model_dump(mode="json", by_alias=True, exclude_none=True),
         "steps": fitted.step,
+        "publishedStep": fitted.published,
         "lossBefore": fitted.before.loss if fitted.before else None,
         "lossAfter": fitted.after.loss if fitted.after else None,
         "lossMerged": merged.loss if merged else None,
@@ -75,6 +76,7 @@ def _losses(rows: int, fitted: Fitted) -> str:
     return (
         f"- Mean loss per trained token (nats) on {rows} held-out rows: {fitted.before.loss:.4f} before, "
         f"{fitted.after.loss:.4f} after"
+        + (f"; the weights are those of step {fitted.published}, the best" if fitted.published != fitted.step else "")
     )
 
 

@@ -62,10 +62,17 @@ TYPED = {
     "logging_strategy": "training.loggingSteps",
     "eval_strategy": "evaluation.everySteps",
     "eval_steps": "evaluation.everySteps",
+    "load_best_model_at_end": "evaluation.keepBest",
+    "metric_for_best_model": "evaluation.metric",
+    "greater_is_better": "evaluation.metric",
+    "label_smoothing_factor": "training.labelSmoothing",
     "per_device_eval_batch_size": "evaluation.batchSize",
     "save_strategy": "training.checkpoints.everySteps",
     "save_steps": "training.checkpoints.everySteps",
     "save_total_limit": "training.checkpoints.keep",
+    "report_to": "training.trackers",
+    "project": "training.trackers",
+    "trackio_space_id": "training.trackers",
     "use_cpu": "resources.gpus",
 }
 

@@ -1,6 +1,5 @@
 """Train: base model and adapter in, losses and a probe of the trained model out. The model itself is let go."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +30,16 @@ from finetune_trainer.training.callbacks import (
 )
 from finetune_trainer.training.divergence import Divergence
 from finetune_trainer.training.guard import DivergenceCallback, check_evaluation
+from finetune_trainer.training.held_out import HeldOut, read_state
+from finetune_trainer.training.hooks import Metrics, callbacks
 from finetune_trainer.training.inputs import Inputs
 from finetune_trainer.training.loss import mean_nll
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.paths import choose_paths
+from finetune_trainer.training.schedule import Schedule, ScheduleCallback, evaluations
 from finetune_trainer.training.scores import Scores
 from finetune_trainer.training.session import Session
+from finetune_trainer.training.trackers import trackers
 from finetune_trainer.training.trainer import SupervisedTrainer
 from finetune_trainer.verify import Probe, logits
 
@@ -52,6 +55,9 @@ class Fitted:
     before: Scores | None
     """Of the base model; None without held-out rows."""
     after: Scores | None
+    """Of what is published."""
+    published: int
+    """The step whose weights are published: the last one, or that of the best evaluation."""
     start: Start
     probe: Probe
 
@@ -66,12 +72,16 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     run, reporter, processes = session.run, session.reporter, session.processes
     reporter.say("loading the base model")
     dtype = compute_dtype(run.training.precision)
-    base = load_base(session.work.model, run.method, stored_dtype(run.method, dtype), processes.device())
+    stored = stored_dtype(run.method, dtype)
+    base = load_base(session.work.model, run.method, stored, processes.device(), run.extensions.model)
     session.stop.check()
     _check_vocabulary(base, inputs)
     # Before the adapter comes: some methods take their start out of the base.
     data = batches(session, inputs)
-    before = _evaluate(session, data, base, "the base model")
+    held_out = HeldOut(session)
+    metrics = Metrics(session, inputs.tokenizer, inputs.evaluation.rows if inputs.evaluation else None)
+    before = _evaluate(session, data, metrics, base, "the base model")
+    held_out.check(before)
     batch = inputs.collator(inputs.train.rows.shortest(PROBE_ROWS))
     base_logits = logits(base, batch, processes.device(), dtype)
     model = add_adapter(base, run.method, run.training.seed)
@@ -84,26 +94,40 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     kept = keeper(model, run.method)
     with torch.autocast(processes.device().type, dtype=dtype, enabled=dtype is not torch.float32):  # as in training
         paths = choose_paths(session, model, inputs.train.rows.shortest(PROBE_ROWS))
-    trainer = _trainer(session, inputs, data, model, dtype, kept)
+    beside = [*([kept] if kept else []), *held_out.callbacks]
+    trainer = _trainer(session, inputs, data, metrics, model, dtype, beside)
     checkpoint = _newest_checkpoint(session, checkpoints)
+
+    def evaluate(whose: str, weights: Path | None = None) -> Scores | None:
+        if weights is not None:
+            load_checkpoint(model, kept, weights)
+        with torch.autocast(processes.device().type, dtype=dtype, enabled=dtype is not torch.float32):  # as in training
+            return _evaluate(session, data, metrics, model, whose)
+
+    if checkpoint is not None:
+        held_out.resume(checkpoint, evaluate)
     with session.stop.deferred():
-        step = _train(session, trainer, model, checkpoint, kept)
+        step, history = _train(session, trainer, held_out, checkpoint)
+    after, published = held_out.settle(step, history, evaluate)
     if kept:
         kept.finish()
-    after = _evaluate(session, data, model, "the trained model")
     paths.turn_off()  # what is saved is compared with plain peft
     trained = Probe(batch, logits(model, batch, processes.device(), dtype), base_logits)
     if processes.first:
         _save(session, inputs, model, adapter)
-    return Fitted(step, before, after, start, trained)
+    return Fitted(step, before, after, published, start, trained)
 
 
-def _trainer(session: Session, inputs: Inputs, data: Batches, model: Any, dtype: torch.dtype, kept: Any) -> Any:
+def _trainer(
+    session: Session, inputs: Inputs, data: Batches, metrics: Metrics, model: Any, dtype: torch.dtype, beside: list[Any]
+) -> Any:
     run, processes = session.run, session.processes
     arguments = training_arguments(run, session.work.checkpoints, dtype)
     trainer = SupervisedTrainer(
         processes=processes,
         evaluation_batch_size=run.evaluation.batch_size,
+        measure=metrics.measure,
+        smoothing=float(run.training.label_smoothing),
         penalty=orthogonality_penalty if run.method.type is MethodType.ADALORA else None,
         stop=session.stop,
         reporter=session.reporter,
@@ -115,8 +139,11 @@ def _trainer(session: Session, inputs: Inputs, data: Batches, model: Any, dtype:
         train_dataset=data.train,
         eval_dataset=data.evaluation,
         callbacks=[
-            *([kept] if kept else []),
+            *beside,
             ReportCallback(session.reporter),
+            ScheduleCallback(evaluations(run), Schedule(epochs=run.training.checkpoints.every_epochs)),
+            *callbacks(session),
+            *trackers(session),
             StopCallback(session.stop, processes),
             *_checkpoint_callbacks(session),
         ],
@@ -160,21 +187,21 @@ def _newest_checkpoint(session: Session, checkpoints: CheckpointStore) -> Path |
     return next(iter(sorted(folder.glob("checkpoint-*"))), None)
 
 
-def _train(session: Session, trainer: Any, model: Any, checkpoint: Path | None, kept: Any) -> int:
-    """Run the loop to its end and return the step reached."""
+def _train(
+    session: Session, trainer: Any, held_out: HeldOut, checkpoint: Path | None
+) -> tuple[int, list[dict[str, Any]]]:
+    """Run the loop to its end; return the step reached, and the Trainer's log."""
     if checkpoint is not None:
-        state = json.loads((checkpoint / "trainer_state.json").read_bytes())
-        session.reporter.saved_step = state["global_step"]
-        if state["global_step"] >= state["max_steps"]:
-            session.reporter.start_training(state["global_step"], state["max_steps"], state["log_history"])
+        state = read_state(checkpoint)
+        if held_out.over(state):
             # Trained to the end, cut off before it was published. The Trainer would go one step too far here.
-            load_checkpoint(model, kept, checkpoint)
-            return int(state["global_step"])
+            session.reporter.start_training(state["global_step"], state["max_steps"], state["log_history"])
+            return int(state["global_step"]), state["log_history"]
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return int(trainer.state.global_step)
+    return int(trainer.state.global_step), trainer.state.log_history
 
 
-def _evaluate(session: Session, data: Batches, model: Any, whose: str) -> Scores | None:
+def _evaluate(session: Session, data: Batches, metrics: Metrics, model: Any, whose: str) -> Scores | None:
     if data.evaluation is None:
         return None
     reporter = session.reporter
@@ -189,8 +216,9 @@ def _evaluate(session: Session, data: Batches, model: Any, whose: str) -> Scores
         session.processes,
         lambda done: reporter.chatter(f"evaluating {whose}: {done} {what} done"),
     )
-    scores = Scores(check_evaluation(mean, whose))
-    reporter.say(f"evaluation loss of {whose}: {scores.loss:.4f}")
+    scores = Scores(check_evaluation(mean, whose), metrics.measure(model))
+    measured = "".join(f", {name} {value:.4f}" for name, value in scores.metrics.items())
+    reporter.say(f"evaluation loss of {whose}: {scores.loss:.4f}{measured}")
     return scores
 
 

@@ -42,15 +42,20 @@ def trained_logits(model: Any, batch: Batch, *, sparse_head: bool = True) -> tup
     return logits.float(), targets[:, positions]
 
 
-def nll_sum(model: Any, batch: Batch, *, sparse_head: bool = True) -> torch.Tensor:
-    """Sum of the NLL of all trained tokens of a batch; a scalar with a gradient."""
+def nll_sum(model: Any, batch: Batch, *, sparse_head: bool = True, smoothing: float = 0.0) -> torch.Tensor:
+    """Sum of the NLL of all trained tokens of a batch; a scalar with a gradient.
+
+    `smoothing` is torch's `label_smoothing`: that share of each target is spread over the whole vocabulary.
+    """
     head = head_of(model)
     if head is not None:
         with head.hidden():
             hidden, targets = trained_logits(model, batch, sparse_head=sparse_head)
-        return chunked.nll_sum(hidden, head.weight, targets, IGNORED)
+        return chunked.nll_sum(hidden, head.weight, targets, IGNORED, smoothing)
     logits, targets = trained_logits(model, batch, sparse_head=sparse_head)
-    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    return functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
+    )
 
 
 def has_sparse_head(model: Any) -> bool:

@@ -82,7 +82,8 @@ def judge(before: float, after: float, merged: float, wanted: Merge) -> str:
 
 
 def _write(session: Session, folder: Path, dtype: torch.dtype) -> None:
-    base = load_base(session.work.model, session.run.method, torch.float32, torch.device("cpu"))
+    run = session.run
+    base = load_base(session.work.model, run.method, torch.float32, torch.device("cpu"), run.extensions.model)
     if getattr(base, "hf_quantizer", None) is not None:
         base = base.dequantize(torch.float32)
     merged: Any = put_saved(base.float(), session.work.adapter).merge_and_unload(safe_merge=True)
@@ -94,7 +95,7 @@ def _measure(session: Session, inputs: Inputs, folder: Path) -> float:
     assert inputs.evaluation is not None  # noqa: S101 - the spec's rules say so
     reporter, run = session.reporter, session.run
     device = session.processes.device()
-    model = load_base(folder, _PLAIN, compute_dtype(run.training.precision), device)
+    model = load_base(folder, _PLAIN, compute_dtype(run.training.precision), device, run.extensions.model)
     return mean_nll(
         model,
         inputs.evaluation.rows,

@@ -13,6 +13,7 @@ from finetune_api.v1alpha1 import Method
 from finetune_trainer.errors import RunError
 from finetune_trainer.methods.quantization import keep_exact_on_cpu, quantization_config
 from finetune_trainer.tokenizer import BROKEN, unloadable
+from finetune_trainer.training.hooks import make_model
 
 
 def check_files(folder: Path) -> None:
@@ -65,12 +66,16 @@ def linear_layers(folder: Path) -> dict[str, tuple[int, ...]]:
     }
 
 
-def load_base(folder: Path, method: Method, dtype: torch.dtype, device: torch.device) -> Any:
-    """Load the base model as `method` wants it stored, on `device`.
+def load_base(
+    folder: Path, method: Method, dtype: torch.dtype, device: torch.device, factory: str | None = None
+) -> Any:
+    """Load the base model as `method` wants it stored, on `device`; by the entry point `factory` where there is one.
 
     Raises:
         RunError: InvalidConfiguration: unknown architecture, or weights that are missing or of the wrong shape.
     """
+    if factory is not None:
+        return make_model(factory, folder, dtype, device)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,

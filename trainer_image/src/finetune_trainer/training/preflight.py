@@ -4,18 +4,21 @@ import torch
 
 from finetune_api.outcome import Reason
 from finetune_trainer.errors import RunError
+from finetune_trainer.extensions import check_extensions, check_image
 from finetune_trainer.methods.quantization import compute_dtype
 from finetune_trainer.training.arguments import training_arguments
 from finetune_trainer.training.session import Session
 
 
 def check_configuration(session: Session) -> None:
-    """Check the precision that this machine computes in, and training.extraArguments.
+    """Check what the image must have, the precision that this machine computes in, and training.extraArguments.
 
     Raises:
         RunError: InvalidConfiguration.
     """
     run = session.run
+    check_image(run)
+    check_extensions(run.extensions)
     dtype = compute_dtype(run.training.precision)
     if dtype is torch.float16 and not torch.cuda.is_available():
         raise RunError(

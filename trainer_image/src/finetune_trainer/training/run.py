@@ -8,12 +8,14 @@ import torch
 
 from finetune_api.outcome import Outcome, Reason
 from finetune_api.run import RunFile
+from finetune_trainer.debugger import listen
 from finetune_trainer.preparation.stored import StoredRows
 from finetune_trainer.publish import CheckpointStore
 from finetune_trainer.storage import open_store
 from finetune_trainer.training.adapter import bring_adapter
 from finetune_trainer.training.finish import finish
 from finetune_trainer.training.fit import Fitted, fit
+from finetune_trainer.training.gate import check_gate
 from finetune_trainer.training.inputs import bring_inputs
 from finetune_trainer.training.merge import Merged
 from finetune_trainer.training.preflight import check_configuration
@@ -29,6 +31,9 @@ def execute(session: Session) -> Outcome:
     """
     run, reporter, processes = session.run, session.reporter, session.processes
     check_configuration(session)
+    if run.debug.debugpy and processes.first:
+        listen(run.debug.debugpy, reporter.say)
+    processes.barrier()
     store = open_store(run.output.uri, run.storage)  # PID 1 has checked that it can be written
     inputs = bring_inputs(session, store)
     session = bring_adapter(session)
@@ -36,6 +41,7 @@ def execute(session: Session) -> Outcome:
     checkpoints = CheckpointStore(store, run.uid, reporter.chatter)
     fitted = fit(session, inputs, checkpoints, session.work.adapter)
     _free_memory()
+    check_gate(run.evaluation, fitted.before, fitted.after)
     finished = None
     if processes.first:
         finished = finish(session, inputs, fitted, store)
@@ -58,6 +64,8 @@ def _published(run: RunFile, fitted: Fitted) -> dict[str, Any]:
     message = f"the adapter is published at {run.output.uri}"
     if fitted.before and fitted.after:
         message += f"; evaluation loss {fitted.before.loss:.4f} -> {fitted.after.loss:.4f}"
+    if fitted.published != fitted.step:
+        message += f" with the best evaluation, that of step {fitted.published}"
     return {"reason": Reason.PUBLISHED, "message": message}
 
 

@@ -1,7 +1,7 @@
 """transformers' Trainer with our loss: token-exact, checked at every micro-batch, and the same for evaluation."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,10 +10,12 @@ from transformers import Trainer
 from finetune_trainer.data.collate import Batch
 from finetune_trainer.data.shards import Rows
 from finetune_trainer.errors import RunError
+from finetune_trainer.training.goal import logged
 from finetune_trainer.training.guard import check_evaluation, non_finite
 from finetune_trainer.training.loss import CutShort, has_sparse_head, mean_nll, nll_sum
 from finetune_trainer.training.processes import Processes
 from finetune_trainer.training.reporter import Reporter
+from finetune_trainer.training.scores import Scores
 from finetune_trainer.training.stop import Stopped, StopSwitch
 
 
@@ -31,6 +33,8 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers publishe
         reporter: Reporter,
         rows: Rows,
         penalty: Callable[[Any], torch.Tensor] | None = None,
+        smoothing: float = 0.0,
+        measure: Callable[[Any], Mapping[str, float]] = lambda _: {},
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
@@ -38,6 +42,8 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers publishe
         self._reporter = reporter
         self._rows = rows
         self._penalty = penalty
+        self._smoothing = smoothing
+        self._measure = measure
         self._step_batches: list[Batch] = []
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the trained tokens of the whole optimizer step
         self._processes = processes
@@ -61,7 +67,8 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers publishe
         """
         if return_outputs or num_items_in_batch is None:
             raise ValueError("the loss needs the number of trained tokens in the step, and gives no outputs")
-        loss = nll_sum(model, inputs, sparse_head=self._sparse_head) / num_items_in_batch * self._processes.world
+        total = nll_sum(model, inputs, sparse_head=self._sparse_head, smoothing=self._smoothing)
+        loss = total / num_items_in_batch * self._processes.world
         if self._penalty:
             # Once an optimizer step, and in every process alike.
             loss = loss + self._penalty(self.model) / self.current_gradient_accumulation_steps
@@ -110,8 +117,8 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers publishe
             self._save_checkpoint(self.model, None)
             self.callback_handler.on_save(self.args, self.state, self.control)
             raise Stopped from None
-        check_evaluation(loss, f"step {self.state.global_step}")
-        metrics = {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 100.0))}
+        scores = Scores(check_evaluation(loss, f"step {self.state.global_step}"), self._measure(self.model))
+        metrics = logged(scores)
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

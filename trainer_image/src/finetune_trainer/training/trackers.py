@@ -1,0 +1,96 @@
+"""Trackers: transformers' own integrations, each guarded. One that fails is said once, and never ends a run."""
+
+import logging
+import os
+from typing import Any
+
+from transformers.integrations import MLflowCallback, TensorBoardCallback, TrackioCallback, WandbCallback
+
+from finetune_api.v1alpha1 import Tracker, TrackerType
+from finetune_trainer.training.hooks import Guarded
+from finetune_trainer.training.session import Session
+from finetune_trainer.workdir import WorkDir
+
+log = logging.getLogger(__name__)
+_CALLBACKS = {
+    TrackerType.TENSORBOARD: TensorBoardCallback,
+    TrackerType.MLFLOW: MLflowCallback,
+    TrackerType.WANDB: WandbCallback,
+    TrackerType.TRACKIO: TrackioCallback,
+}
+_SERVERS = {
+    TrackerType.MLFLOW: "MLFLOW_TRACKING_URI",
+    TrackerType.WANDB: "WANDB_BASE_URL",
+    TrackerType.TRACKIO: "TRACKIO_SERVER_URL",
+}
+_PROJECTS = {TrackerType.MLFLOW: "MLFLOW_EXPERIMENT_NAME", TrackerType.WANDB: "WANDB_PROJECT"}
+"""Trackio's is an argument of the Trainer."""
+
+
+def trackers(session: Session) -> list[Any]:
+    """The callbacks of the run's trackers; only the first process has any."""
+    if not session.processes.first:
+        return []
+    made = [_tracker(tracker, session) for tracker in session.run.training.trackers]
+    return [tracker for tracker in made if tracker]
+
+
+def project(listed: list[Tracker]) -> dict[str, str]:
+    """What the Trainer itself wants to know of Trackio."""
+    named = [tracker.project for tracker in listed if tracker.type is TrackerType.TRACKIO and tracker.project]
+    return {"project": named[0]} if named else {}
+
+
+def environment(tracker: Tracker, work: WorkDir, uid: str) -> dict[str, str]:
+    """What its client reads: where to, and that nothing is written outside of the scratch folder."""
+    variables = {
+        "TENSORBOARD_LOGGING_DIR": str(work.tensorboard),
+        "TRACKIO_DIR": str(work.root / "trackio"),
+        "WANDB_DIR": str(work.root),
+        "WANDB_LOG_MODEL": "false",
+        "WANDB_SILENT": "true",
+        "WANDB_RUN_ID": uid,
+        "WANDB_RESUME": "allow",
+    }
+    for names, value in ((_SERVERS, tracker.uri), (_PROJECTS, tracker.project)):
+        if tracker.type in names and value:
+            variables[names[tracker.type]] = value
+    return variables
+
+
+class _Mute:
+    """Says the first error of a tracker; after it the tracker is left alone."""
+
+    def __init__(self, name: str, session: Session) -> None:
+        self._name = name
+        self._say = session.reporter.say
+        self.failed = False
+
+    def __call__(self, error: Exception) -> None:
+        if not self.failed:
+            self.failed = True
+            log.warning("The tracker %s failed.", self._name, exc_info=error)
+            self._say(f"the tracker {self._name} failed ({type(error).__name__}) and is left alone from here on")
+
+
+class _Tracked(Guarded):
+    """A tracker that hears nothing any more once it has failed."""
+
+    def __init__(self, callback: Any, mute: _Mute) -> None:
+        super().__init__(callback, mute)
+        self._mute = mute
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("on_") and self._mute.failed:
+            return lambda *_, **__: None
+        return super().__getattr__(name)
+
+
+def _tracker(tracker: Tracker, session: Session) -> _Tracked | None:
+    os.environ |= environment(tracker, session.work, session.run.uid)
+    mute = _Mute(tracker.type, session)
+    try:
+        return _Tracked(_CALLBACKS[tracker.type](), mute)
+    except Exception as error:
+        mute(error)
+        return None
