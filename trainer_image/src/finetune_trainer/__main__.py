@@ -80,7 +80,7 @@ def _run(options: argparse.Namespace, mailbox: Mailbox, command: list[str] | Non
     grace = options.stop_grace_seconds
     ending = supervise(command, worker_environment, mailbox, grace, on_tick)
     outcome = verdict(ending, work, memory.kills() - kills_before, memory.limit())
-    if outcome.artifact:
+    if outcome.reason in (Reason.PUBLISHED, Reason.MERGE_REFUSED):
         _write_end(outcome, options.termination_log)  # before anything can keep this process from it
         uploads.discard()
     else:
