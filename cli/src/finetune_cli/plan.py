@@ -85,19 +85,23 @@ def make(job: FineTuneJob, folder: Path | None) -> Plan:
             f"on {training_on}. The result follows the same recipe; it may take much longer."
         )
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[:processes])
+    if job.spec.resources.nodes > 1:
+        remarks.append(
+            f"The job asks for {job.spec.resources.nodes} nodes and this machine is one: it takes whole batches."
+        )
     if job.spec.storage.secret_name and any(uri.startswith("s3://") for uri in jobfile.uris(job)):
         remarks.append(
             f"storage.secretName ({job.spec.storage.secret_name}) is for a cluster: here the credentials come from "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws."
         )
     folder = folder or _cache() / f"{job.metadata.name}-{run.uid[:8]}"
-    shape = {"processes": processes, "gpus": min(processes, wanted, len(gpus))}
+    shape = {"processes": processes, "nodes": 1, "gpus": min(processes, wanted, len(gpus))}
     return Plan(run.model_copy(update=shape), folder.resolve(), remarks, environment)
 
 
 def uid(job: FineTuneJob) -> str:
     """The same for the same job, so that a run resumes; another for a changed one, so that it starts anew."""
-    recipe = RunFile.of(job, namespace=NAMESPACE, uid="-").model_copy(update={"processes": 1, "gpus": 0})
+    recipe = RunFile.of(job, namespace=NAMESPACE, uid="-").model_copy(update={"processes": 1, "nodes": 1, "gpus": 0})
     return str(uuid.uuid5(_UID_NAMESPACE, recipe.to_json()))
 
 
