@@ -106,6 +106,7 @@ Ends = list[tuple[int, str, dict[str, Any]]]
         ([(82, "PeerLost", {}), (75, "Preempted", {})], "Preempted", 0),
         ([(82, "PeerLost", {}), (137, "", {})], "Unknown", 1),
         ([(82, "PeerLost", {}), (0, "TookPart", {})], "PeerLost", 1),
+        ([(0, "TookPart", {}), (82, "PeerLost", {})], "PeerLost", 1),
         ([(81, "Diverged", {}), (75, "Preempted", {"conditions": [DISRUPTED]})], "Diverged", 1),
         ([(0, "Published", {}), (82, "PeerLost", {})], "Published", 0),
         ([(0, "TookPart", {}), (0, "TookPart", {})], "Unknown", 1),  # nobody has the result
@@ -215,6 +216,19 @@ def test_a_pod_that_waits_for_too_long_ends_the_attempt() -> None:
     assert job["spec"]["suspend"] is True
 
 
+def test_pods_that_replace_others_wait_anew() -> None:
+    """A gang that was interrupted after a long time is not late at once."""
+    world = gang(deadlines={"pendingSeconds": 60})
+    world.pass_time(1000)
+    for pod in world.pods:
+        finish(pod, 75, termination_message("Preempted"))
+    world.make_pods()
+    world.reconcile()
+    assert world.condition()["reason"] == "Pending"
+    world.settle()
+    assert world.condition()["reason"] == "Published"
+
+
 def test_suspend_is_a_level_on_all_pods() -> None:
     """Suspending takes every pod, resuming brings every one back in the same Job; nothing is counted."""
     world = gang()
@@ -235,7 +249,7 @@ def test_suspend_is_a_level_on_all_pods() -> None:
 
 def test_memory_runs_out_on_all_nodes_alike() -> None:
     """Half the micro-batch on each of two nodes: the batch stays, and stays a multiple of what all of them take."""
-    world = World({**TWO, "training": {"batchSize": 12, "microBatchSize": 6}}, ("OutOfGPUMemory",) * 2)
+    world = World({**TWO, "training": {"batchSize": 30, "microBatchSize": 15}}, ("OutOfGPUMemory",) * 2)
     world.settle()
-    assert world.micro_batches == [6, 3, 1]
+    assert world.micro_batches == [15, 5, 1]
     assert world.condition()["reason"] == "Published"
