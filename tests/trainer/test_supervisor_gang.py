@@ -21,7 +21,10 @@ SUPERVISED = str(Path(__file__).with_name("supervised.py"))
 NODE = 'node = int(os.environ["JOB_COMPLETION_INDEX"])\n'
 PATIENT = """
 def stop(*_):
+    say("heard", time.monotonic())
+    time.sleep(2)
     finish("Preempted", f"saved on {node}", 7)
+    say("left", time.monotonic())
     sys.exit(75)
 signal.signal(signal.SIGTERM, stop)
 """
@@ -46,13 +49,22 @@ def _ends(started: list[Node]) -> list[tuple[int, Reason]]:
 
 
 def test_stop_of_one_is_a_stop_of_all(tmp_path: Path) -> None:
-    """Whoever is told, every worker of every node gets SIGTERM, and all end with 75; there are three, one relays."""
+    """Whoever is told, every worker of every node gets SIGTERM, and all end with 75; there are three, one relays.
+
+    The others are asked at once, not when the first has gone: they have to save together.
+    """
     with nodes(_run(tmp_path), tmp_path, 3, _stub(PATIENT + WAIT)) as started:
         for node in started:
             node.wait_for("ready")
         started[2].send(signal.SIGTERM)
         assert _ends(started) == [(75, Reason.PREEMPTED)] * 3
         assert "Node 2 was asked to stop" in started[1].output
+        heard, left = ([_time(node, word) for node in started] for word in ("heard", "left"))
+        assert max(heard) < min(left)
+
+
+def _time(node: Node, word: str) -> float:
+    return float(node.output.split(f"{word} ")[1].split()[0])
 
 
 @pytest.mark.long
@@ -68,7 +80,7 @@ def test_no_worker_starts_before_all_nodes_are_there(tmp_path: Path) -> None:
     late = time.monotonic()
     second = Node(run, 1, tmp_path / "late", _stub("time.sleep(1); finish('TookPart', 'done', 1)"))
     assert [node.ended()[1].reason for node in (first, second)] == [Reason.PUBLISHED, Reason.TOOK_PART]
-    assert float(first.output.split("began ")[1].split()[0]) > late
+    assert _time(first, "began") > late
     alone = Node(run, 0, tmp_path / "alone", _stub("say('never')"))
     time.sleep(1)
     alone.send(signal.SIGTERM)
