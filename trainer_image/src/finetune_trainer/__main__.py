@@ -85,8 +85,10 @@ def _attempt(
     story, watch = Story(work, _log.info), Watch(work, run.training.hang_timeout_seconds)
 
     def on_tick() -> str:
+        if not place.first:  # only the first node hears how far the run is
+            return ""
         story.tick()
-        return watch.look() if place.first else ""
+        return watch.look()
 
     gang.gather(mailbox.get)
     grace = options.stop_grace_seconds
