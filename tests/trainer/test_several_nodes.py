@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 def _plain(folder: Path, model: Path) -> RunFile:
-    return run_file(folder, model, method={"dropout": "0"}, maxSteps=6)
+    return run_file(folder, model, method={"dropout": "0"}, maxSteps=6, microBatchSize=1)
 
 
 def _losses(folder: Path) -> list[float]:
@@ -34,14 +34,18 @@ def _adapter(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "out/adapter_model.safetensors")
 
 
-def test_two_nodes_agree_with_one(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.soak)])
+def test_two_nodes_agree_with_one(processes: int, model: Path, tmp_path: Path) -> None:
     """The same batch by one process and by two nodes: the same losses and the same adapter but for float noise.
+
+    A node of one process starts it itself, one of several has torchrun for them.
 
     The first node tells the result. The second one has its own copy of model and rows, and never read the dataset.
     """
     for name, count in (("one", 1), ("two", 2)):
         (tmp_path / name).mkdir()
-        with nodes(_plain(tmp_path / name, model), tmp_path / name, count) as started:
+        shape = {"processes": processes if count > 1 else 1}
+        with nodes(_plain(tmp_path / name, model).model_copy(update=shape), tmp_path / name, count) as started:
             ended = [node.ended() for node in started]
         assert [(code, outcome.reason) for code, outcome in ended] == [
             (0, Reason.PUBLISHED),
@@ -101,16 +105,20 @@ def test_one_node_that_is_stopped_takes_the_other_along(model: Path, straight: b
 
 
 @pytest.mark.parametrize(
-    ("number", "gone"),
+    ("number", "gone", "processes"),
     [
-        (signal.SIGKILL, 1),
-        pytest.param(signal.SIGKILL, 0, marks=pytest.mark.soak),
-        pytest.param(signal.SIGSTOP, 1, marks=pytest.mark.soak),
+        (signal.SIGKILL, 1, 1),
+        pytest.param(signal.SIGKILL, 0, 1, marks=pytest.mark.soak),
+        pytest.param(signal.SIGKILL, 0, 2, marks=pytest.mark.soak),
+        pytest.param(signal.SIGSTOP, 1, 1, marks=pytest.mark.soak),
     ],
 )
-def test_a_node_that_is_gone_ends_the_other(number: signal.Signals, gone: int, model: Path, tmp_path: Path) -> None:
+def test_a_node_that_is_gone_ends_the_other(
+    number: signal.Signals, gone: int, processes: int, model: Path, tmp_path: Path
+) -> None:
     """A node that is killed, or falls silent, ends the other one within 60 s as PeerLost, and leaves a checkpoint."""
-    run = run_file(tmp_path, model, maxSteps=100_000, checkpoints={"everySteps": 2})
+    run = run_file(tmp_path, model, maxSteps=100_000, microBatchSize=1, checkpoints={"everySteps": 2})
+    run = run.model_copy(update={"processes": processes})
     with nodes(run, tmp_path, 2) as started:
         started[0].wait_for_step(3)
         started[gone].send(number, whole=True)
