@@ -23,7 +23,7 @@ from finetune_api.run import RunFile
 from finetune_trainer.data.collate import PackCollator
 from finetune_trainer.data.packing import Pack
 from finetune_trainer.data.tokens import TokenRow
-from finetune_trainer.methods.lora import add_adapter
+from finetune_trainer.methods.adapter import add_adapter
 from finetune_trainer.training.arguments import training_arguments
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.paths import choose_paths
@@ -97,6 +97,9 @@ def ours(folder: Path, length: int, precision: str, *, checkpointing: bool) -> A
     choose_paths(session, model, [row for pack in packs for row in pack.rows])
     return SupervisedTrainer(
         processes=session.processes,
+        stop=session.stop,
+        reporter=session.reporter,
+        rows=packs,
         evaluation_batch_size=1,
         model=_same_start(model, folder),
         args=training_arguments(run, work.checkpoints, dtype),

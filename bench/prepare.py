@@ -13,17 +13,16 @@ from typing import Any
 from datasets import Dataset
 from trl.data_utils import pack_dataset
 
-from bench.rows import write
+from bench.rows import tokenise, write
 from examples.demo.model import ensure
-from finetune_trainer.data.dataset import load_dataset
 from finetune_trainer.data.tokens import IGNORED
-from finetune_trainer.training.model import load_tokenizer
+from finetune_trainer.tokenizer import load_tokenizer
 
 
 def prepare(folder: Path, count: int, lengths: list[int]) -> None:
     """Write model/, rows.jsonl, rows.json and packs-LENGTH.json below `folder`."""
     tokenizer = load_tokenizer(ensure(folder / "model"))
-    data = load_dataset(write(folder / "rows.jsonl", count), tokenizer, min(lengths), print)
+    data = tokenise(write(folder / "rows.jsonl", count), tokenizer, min(lengths), folder / "rows")
     rows = [{"input_ids": row.input_ids.tolist(), "labels": row.labels.tolist()} for row in data.rows]
     masked = [
         {"input_ids": row["input_ids"], "completion_mask": [int(label != IGNORED) for label in row["labels"]]}

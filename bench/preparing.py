@@ -1,8 +1,9 @@
 """Rows per second from chat JSONL to labelled, packed sequences on disk; one side per process.
 
-    python -m bench.preparing ours|trl|tokenizer FOLDER LENGTH
+    python -m bench.preparing ours|trl|tokenizer|tokenizer-fast FOLDER LENGTH
 
-`tokenizer` is the ceiling: one batched call on text that is rendered already, no labels, no file.
+`tokenizer` is the ceiling: one batched call on text that is rendered already, no labels, no file. `tokenizer-fast` does
+not even say which characters a token stands for, which labels are made of.
 """
 
 import json
@@ -17,21 +18,15 @@ PROCESSES = 2
 
 
 def ours(folder: Path, length: int) -> float:
-    """Seconds of the trainer: read, check, render, tokenise, label, pack, write."""
-    import numpy as np  # noqa: PLC0415
-
-    from finetune_trainer.data.dataset import load_dataset  # noqa: PLC0415
+    """Seconds of the `prepare` stage from file to shards, and of the packing that training does with their lengths."""
+    from bench.rows import tokenise  # noqa: PLC0415
     from finetune_trainer.data.packing import Packs  # noqa: PLC0415
-    from finetune_trainer.training.model import load_tokenizer  # noqa: PLC0415
+    from finetune_trainer.tokenizer import load_tokenizer  # noqa: PLC0415
 
     tokenizer = load_tokenizer(folder / "model")
     start = time.perf_counter()
-    data = load_dataset(folder / "many.jsonl", tokenizer, length, lambda _: None)
-    packs = Packs(data.rows, length, 0)
-    rows = [row for pack in packs for row in pack.rows]
-    np.save(folder / "tokens.npy", np.concatenate([row.input_ids for row in rows]))
-    np.save(folder / "labels.npy", np.concatenate([row.labels for row in rows]))
-    np.save(folder / "lengths.npy", np.asarray([len(row) for row in rows]))
+    rows = tokenise(folder / "many.jsonl", tokenizer, length, folder / "many").rows
+    Packs(rows, rows.lengths.tolist(), length, 0)
     return time.perf_counter() - start
 
 
@@ -40,7 +35,7 @@ def trl(folder: Path, length: int) -> float:
     import datasets  # noqa: PLC0415
     from trl import SFTConfig, SFTTrainer  # noqa: PLC0415
 
-    from finetune_trainer.training.model import load_tokenizer  # noqa: PLC0415
+    from finetune_trainer.tokenizer import load_tokenizer  # noqa: PLC0415
 
     datasets.disable_caching()
     tokenizer = load_tokenizer(folder / "model")
@@ -60,16 +55,21 @@ def trl(folder: Path, length: int) -> float:
     return time.perf_counter() - start
 
 
-def tokenizer(folder: Path, _length: int) -> float:
+def tokenizer(folder: Path, _length: int, call: str = "encode_batch") -> float:
     """Seconds of the bare tokenizer."""
-    from finetune_trainer.training.model import load_tokenizer  # noqa: PLC0415
+    from finetune_trainer.tokenizer import load_tokenizer  # noqa: PLC0415
 
     fast = load_tokenizer(folder / "model")
     rows = [json.loads(line) for line in (folder / "many.jsonl").open()]
     texts = [fast.apply_chat_template(row["prompt"] + row["completion"], tokenize=False) for row in rows]
     start = time.perf_counter()
-    fast._tokenizer.encode_batch_fast(texts, add_special_tokens=False)  # noqa: SLF001
+    getattr(fast.backend_tokenizer, call)(texts, add_special_tokens=False)
     return time.perf_counter() - start
+
+
+def tokenizer_fast(folder: Path, length: int) -> float:
+    """Seconds of the bare tokenizer without offsets."""
+    return tokenizer(folder, length, "encode_batch_fast")
 
 
 def _small_model() -> Any:
@@ -79,7 +79,7 @@ def _small_model() -> Any:
     return LlamaForCausalLM(LlamaConfig(vocab_size=49_152, **size))
 
 
-SIDES = {"ours": ours, "trl": trl, "tokenizer": tokenizer}
+SIDES = {"ours": ours, "trl": trl, "tokenizer": tokenizer, "tokenizer-fast": tokenizer_fast}
 
 if __name__ == "__main__":
     seconds = SIDES[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))

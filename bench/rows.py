@@ -3,6 +3,13 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
+
+from finetune_api.v1alpha1 import Dataset
+from finetune_trainer.data.dataset import Dataset as Prepared
+from finetune_trainer.data.options import Options
+from finetune_trainer.data.prepare import prepare
+from finetune_trainer.data.source import DataFile, Source
 
 WORDS = (
     "the a one every some cluster model team service region report customer order window garden river market engine "
@@ -40,3 +47,10 @@ def write(path: Path, count: int, seed: int = 11) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(chat(chance)) + "\n" for _ in range(count)))
     return path
+
+
+def tokenise(path: Path, tokenizer: Any, length: int, folder: Path) -> Prepared:
+    """Read, check, tokenise and label a file as the `prepare` stage does, into shards in `folder`."""
+    options = Options(Dataset.model_validate({"train": {"uri": "s3://bench/rows.jsonl"}}), length)
+    prepare(Source(path.name, (DataFile(path.name, path),), ""), options, tokenizer, folder, "bench", lambda _: None)
+    return Prepared.open(folder)

@@ -56,7 +56,7 @@ def _preparing(found: dict[str, Any]) -> Iterator[str]:
     yield "| what | rows/s min / median / max | ours over it, min / median / max | bar |"
     yield "|---|---|---|---|"
     bars = {"trl": ">= 2.3", "tokenizer": ">= 0.6"}
-    for name in ("ours", "trl", "tokenizer"):
+    for name in ("ours", "trl", "tokenizer", "tokenizer-fast"):
         against = _three(ratios(found["ours"], found[name]).values(), 2) if name != "ours" else ""
         yield f"| {name} | {_three(_spread(found[name]), 0)} | {against} | {bars.get(name, '')} |"
     yield ""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import starting, training
+from bench import preparing, starting, training
 from bench.machine import Load, describe
 from bench.rows import write
 from bench.table import render
@@ -55,7 +55,7 @@ def _preparing(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         done = _python("bench.preparing", name, folder, 2048)
         return float(options.many_rows / json.loads(done.strip().splitlines()[-1])["seconds"])
 
-    return _in_turn({name: lambda name=name: side(name) for name in ("ours", "trl", "tokenizer")}, options.repeats)
+    return _in_turn({name: lambda name=name: side(name) for name in preparing.SIDES}, options.repeats)
 
 
 def _starting(folder: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def _build(paths: Paths, key: str, image: Image) -> None:
             paths,
             f"building the {key} image",
             *("build", "--layers", "--isolation=chroot", "--pull-never", baseimage.dockerfile_argument()),
+            *([f"--build-arg=REVISION={_revision()}"] if key == "trainer" else []),
             *(*builder.ca_bundle(), f"--tag={image.name}", f"--file={REPOSITORY / image.dockerfile}", str(REPOSITORY)),
         )
     else:
@@ -92,3 +93,12 @@ def _build(paths: Paths, key: str, image: Image) -> None:
     with paths.exclusive("layout"):
         builder.export(paths, f"exporting the {key} image", image.name, imagestore.layout(paths))
     console.say(f"The {key} image {image.name} is built ({time.monotonic() - began:.0f} s).")
+
+
+def _revision() -> str:
+    """The commit of the code that is built, with -dirty where files differ; empty outside of a git checkout."""
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -3,37 +3,13 @@
 A case is YAML text, because part of what is judged is how scalars are read.
 """
 
-from dataclasses import dataclass
-from textwrap import dedent
-
-BASE = {
-    "metadata": "name: case",
-    "model": "uri: s3://models/tiny",
-    "dataset": "train: {uri: s3://datasets/train.jsonl}",
-    "output": "uri: s3://adapters/case",
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One job file and what must be said of it."""
-
-    sentence: str
-    text: str
-    field: str = ""
-    """For a refused case: the field that both judges must name; empty where the file as a whole is refused."""
-
-
-def _job(extra: str = "", **parts: str) -> str:
-    body = {**BASE, **parts}
-    metadata = body.pop("metadata")
-    lines = ["apiVersion: finetune.dev/v1alpha1", "kind: FineTuneJob", f"metadata: {{{metadata}}}", "spec:"]
-    lines += [f"  {name}: {{{text}}}" for name, text in body.items()]
-    lines += [f"  {line}" for line in dedent(extra).strip().splitlines()]
-    return "\n".join(lines) + "\n"
-
+from tests.api.case import Case
+from tests.api.case import job as _job
+from tests.api.cases_output import ACCEPTED as ACCEPTED_OUTPUTS
+from tests.api.cases_output import REFUSED as REFUSED_OUTPUTS
 
 ACCEPTED = [
+    *ACCEPTED_OUTPUTS,
     Case("the smallest job", _job()),
     Case("a decimal string in quotes", _job('training: {learningRate: "2e-4"}')),
     Case("a decimal string without an exponent", _job("training: {learningRate: '0.001', weightDecay: '0.01'}")),
@@ -101,6 +77,7 @@ ACCEPTED = [
 ]
 
 REFUSED = [
+    *REFUSED_OUTPUTS,
     Case("no model", _job(model="").replace("  model: {}\n", ""), "spec.model"),
     Case("no model uri", _job(model="revision: main"), "spec.model.uri"),
     Case("no dataset", _job(dataset="").replace("  dataset: {}\n", ""), "spec.dataset"),

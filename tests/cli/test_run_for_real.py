@@ -50,11 +50,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def finetune_run(folder: Path, job: str) -> "Iterator[subprocess.Popen[str]]":
+def finetune_run(folder: Path, job: str, command: str = "run") -> "Iterator[subprocess.Popen[str]]":
     """A `finetune run`; whatever becomes of the test, it is over at the end."""
     (folder / "job.yaml").write_text(job)
     process = subprocess.Popen(
-        [sys.executable, "-m", "finetune_cli", "run", str(folder / "job.yaml"), "--work-dir", str(folder / "work")],
+        [sys.executable, "-m", "finetune_cli", command, str(folder / "job.yaml"), "--work-dir", str(folder / "work")],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -99,6 +99,34 @@ def test_stop_resume_publish(folder: Path) -> None:
     assert str(stopped_at) in log, log  # it says from where it goes on
     assert "held-out loss" in output
     check_published(folder / "adapter")
+
+
+def test_what_was_prepared_is_trained_on(folder: Path) -> None:
+    """`finetune prepare` checks every row and trains nothing; `finetune run` then reads none of them again."""
+    job = (JOB % 2).replace("{uri: file://./adapter}", "{uri: file://./other}")
+    with finetune_run(folder, job, "prepare") as prepared:
+        output, _ = prepared.communicate()
+    assert prepared.returncode == 0, output
+    answers = [str(row["messages"][1]["content"]) for row in tiny.rows(16)]  # type: ignore[index]
+    trained = sum(len(answer) + 1 for answer in answers)  # bytes, and the end of the turn
+    assert "16 rows, " in output
+    assert f"{trained} of them trained" in output
+    assert ">>>It is 0.<|im_end|><<<" in output
+    assert not (folder / "other/manifest.json").exists()
+    with finetune_run(folder, job) as ran:
+        output, _ = ran.communicate()
+    assert ran.returncode == 0, output
+    assert "read 16 rows" not in (folder / "work/trainer.log").read_text()
+    check_published(folder / "other")
+
+
+def test_a_bad_row_is_named_before_anything_trains(folder: Path) -> None:
+    """With its file and line, and the trainer's exit code for a dataset."""
+    (folder / "bad.jsonl").write_text(tiny.jsonl(tiny.rows(3)) + '{"messages": []}\n')
+    with finetune_run(folder, (JOB % 2).replace("train.jsonl", "bad.jsonl"), "prepare") as prepared:
+        output, _ = prepared.communicate()
+    assert prepared.returncode == 65, output
+    assert "bad.jsonl:4" in output
 
 
 def check_published(adapter: Path) -> None:

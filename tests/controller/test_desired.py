@@ -136,7 +136,16 @@ def test_credentials_go_by_reference_only() -> None:
         reference = environment[name]["valueFrom"]["secretKeyRef"]
         assert (reference["name"], reference["key"]) == (secret, name)
         assert reference.get("optional", False) is optional
-    assert {name for name, entry in environment.items() if "value" in entry} == {"HOME", "AWS_EC2_METADATA_DISABLED"}
+    plain = {"HOME", "AWS_EC2_METADATA_DISABLED", "FINETUNE_IMAGE"}
+    assert {name for name, entry in environment.items() if "value" in entry} == plain
+
+
+def test_the_container_is_told_its_image() -> None:
+    """For the manifest of what it publishes: the job's own image, or the operator's default."""
+    for spec, image in ((SPEC, SETTINGS.trainer_image), ({**SPEC, "image": "mine:2"}, "mine:2")):
+        (container,) = pod_of(manifest(spec))["containers"]
+        assert container["image"] == image
+        assert {"name": "FINETUNE_IMAGE", "value": image} in container["env"]
 
 
 def test_no_token_without_a_named_account() -> None:

@@ -20,7 +20,7 @@ from finetune_trainer import worker
 from finetune_trainer.publish import CheckpointStore, Outbox
 from finetune_trainer.storage import s3  # noqa: F401 - likewise
 from finetune_trainer.supervisor import processes, supervise
-from finetune_trainer.training import fit, reporter, run, start, trainer  # noqa: F401 - likewise
+from finetune_trainer.training import finish, fit, reporter, run, start, trainer  # noqa: F401 - likewise
 
 PLACES: dict[str, tuple[Any, str]] = {
     "inputs": (run, "bring_inputs"),
@@ -33,8 +33,8 @@ PLACES: dict[str, tuple[Any, str]] = {
     "offer": (Outbox, "put"),
     "upload": (CheckpointStore, "save"),
     "prune": (CheckpointStore, "prune"),
-    "verify": (run, "_verify"),
-    "publish": (run, "publish"),
+    "verify": (finish, "check_saved"),
+    "publish": (finish, "publish"),
 }
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_api.outcome import Outcome, Reason
 from finetune_trainer.errors import RunError
-from finetune_trainer.training import run as running
+from finetune_trainer.training import finish
 from tests.trainer.methodcases import example
 from tests.trainer.tinyrun import execute, run_file
 
@@ -80,14 +80,14 @@ def test_verification_refuses_a_spoilt_file(
     spoil: Any, words: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between save and check, the file becomes another one: nothing is published."""
-    real = running.check_weights
+    real = finish.check_weights
 
     def check(folder: Path, start: Any) -> None:
         weights = spoil(load_file(model / "model.safetensors"), load_file(folder / "model.safetensors"))
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         real(folder, start)
 
-    monkeypatch.setattr(running, "check_weights", check)
+    monkeypatch.setattr(finish, "check_weights", check)
     with pytest.raises(RunError, match=words) as caught:
         execute(run_file(tmp_path, model, method=PLAIN, maxSteps=2), tmp_path / "work")
     assert caught.value.reason is Reason.VERIFICATION_FAILED

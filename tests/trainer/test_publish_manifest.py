@@ -98,3 +98,21 @@ def test_probe(s3_uri: str, s3_storage: Storage) -> None:
     with pytest.raises(RunError) as caught:
         check_writable(open_store("s3://no-such-bucket/x", s3_storage), "uid")
     assert caught.value.reason is Reason.BUCKET_NOT_FOUND
+
+
+def test_verified_between_upload_and_manifest(folder: Path, tmp_path: Path) -> None:
+    """The check runs when every file is there and the manifest is not; what it refuses never gets one."""
+    store = open_store(f"file://{tmp_path}/out", Storage())
+    publish(folder, store, {}, lambda _: None)  # an older result
+    seen: dict[str, str] = {}
+
+    def refuse(digests: dict[str, str]) -> None:
+        seen.update(digests)
+        assert not store.exists("manifest.json")
+        assert all(store.sha256(path) == digest for path, digest in digests.items())
+        raise RunError(Reason.VERIFICATION_FAILED, "no")
+
+    with pytest.raises(RunError, match="no"):
+        publish(folder, store, {}, lambda _: None, refuse)
+    assert seen.keys() == {"adapter_model.safetensors", "sub/x.json"}
+    assert not store.exists("manifest.json")

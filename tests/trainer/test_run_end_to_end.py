@@ -3,14 +3,18 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from finetune_api.outcome import Outcome, Reason
+from finetune_api.run import RunFile
+from finetune_trainer.errors import RunError
+from finetune_trainer.storage.local import LocalStore
 from tests.trainer.tinyrun import execute, run_file
 
 
@@ -18,7 +22,10 @@ from tests.trainer.tinyrun import execute, run_file
 def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     """The folder of a finished QLoRA run, and its outcome."""
     folder = tmp_path_factory.mktemp("run")
-    return folder, execute(run_file(folder, model), folder / "work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNE_IMAGE", "registry.example/trainer@sha256:1")
+        patch.setenv("FINETUNE_REVISION", "0123abc")
+        return folder, execute(run_file(folder, model), folder / "work")
 
 
 def test_outcome_says_what_was_published(finished: tuple[Path, Outcome]) -> None:
@@ -63,6 +70,31 @@ def test_nothing_published_names_a_path_of_the_trainer(finished: tuple[Path, Out
     for path in (folder / "out").iterdir():
         if path.is_file():
             assert str(folder / "work").encode() not in path.read_bytes(), path.name
+
+
+def test_the_manifest_says_where_it_comes_from(finished: tuple[Path, Outcome], model: Path) -> None:
+    """The run as it was resolved can be read back and run again; image and commit are what the environment says."""
+    folder, _ = finished
+    said = json.loads((folder / "out/manifest.json").read_bytes())["provenance"]
+    assert RunFile.from_json(json.dumps(said["run"])) == run_file(folder, model)
+    assert (said["image"], said["revision"]) == ("registry.example/trainer@sha256:1", "0123abc")
+
+
+def test_what_is_downloaded_again_is_checked(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storage that gives readers another adapter than it took is found after the upload, and leaves no manifest."""
+    real = LocalStore.download
+
+    def download(self: LocalStore, path: str, target: Path, on_bytes: Any = None) -> None:
+        real(self, path, target, on_bytes)
+        if path == "adapter_model.safetensors":
+            save_file({n: t + 1 for n, t in load_file(target).items()}, target)
+
+    monkeypatch.setattr(LocalStore, "download", download)
+    with pytest.raises(RunError, match=r"adapter_model\.safetensors has sha256") as caught:
+        execute(run_file(tmp_path, model, maxSteps=2), tmp_path / "work")
+    assert caught.value.reason is Reason.VERIFICATION_FAILED
+    assert not (tmp_path / "out/manifest.json").exists()
+    assert (tmp_path / "out/adapter_model.safetensors").exists()
 
 
 def test_every_lora_matrix_moved(finished: tuple[Path, Outcome]) -> None:

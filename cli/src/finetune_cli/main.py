@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from finetune_api.names import Stage
 from finetune_cli import jobfile, plan
 from finetune_cli.errors import UsageError
 from finetune_cli.run import run as run_plan
@@ -24,6 +25,8 @@ EXAMPLES = """
 Examples:
 
 finetune validate *.yaml: would the API server take these?
+
+finetune prepare job.yaml: is the dataset fit to train on, and what memory will it take?
 
 finetune run job.yaml: train here. Ctrl-C saves a checkpoint, the same command resumes.
 
@@ -63,12 +66,26 @@ def run(file: _File, name: _Name = None, work_dir: _WorkDir = None, verbose: _Ve
     Ctrl-C saves a checkpoint and stops; the same command goes on from there. A changed job starts anew. The exit code
     is the trainer's: 0 published, 64 to 66 something in the job to put right, 75 stopped and resumable.
     """
+    sys.exit(_run(file, name, work_dir, Stage.TRAIN, verbose=verbose))
+
+
+@app.command()
+def prepare(file: _File, name: _Name = None, work_dir: _WorkDir = None, verbose: _Verbose = False) -> None:
+    """Check a job's dataset and settings on this machine, without training: no GPU is needed.
+
+    Reads and tokenizes every row, names those that cannot be used with file and line, shows what is trained, and tells
+    the memory that training will take. `finetune run` of the same job goes on with these rows. The exit code is the
+    trainer's: 0 ready, 64 to 66 something in the job to put right.
+    """
+    sys.exit(_run(file, name, work_dir, Stage.PREPARE, verbose=verbose))
+
+
+def _run(file: Path, name: str | None, work_dir: Path | None, stage: Stage, *, verbose: bool) -> int:
     console = Console()
     try:
-        planned = plan.make(jobfile.choose(jobfile.read(file), name), work_dir)
-        code = run_plan(planned, console, verbose=verbose)
+        planned = plan.make(jobfile.choose(jobfile.read(file), name), work_dir, stage)
+        return run_plan(planned, console, verbose=verbose)
     except UsageError as error:
         text = Text.assemble(error.message, *([("\n" + error.remedy, "bold")] if error.remedy else []))
         console.print(Panel(text, title="cannot run", border_style="red", expand=False))
-        code = error.exit_code
-    sys.exit(code)
+        return error.exit_code

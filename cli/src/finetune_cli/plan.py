@@ -8,6 +8,7 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from finetune_api.names import Stage
 from finetune_api.run import RunFile
 from finetune_api.v1alpha1 import FineTuneJob
 from finetune_cli import jobfile
@@ -58,26 +59,35 @@ class Plan:
         ]
 
 
-def make(job: FineTuneJob, folder: Path | None) -> Plan:
+def make(job: FineTuneJob, folder: Path | None, stage: Stage = Stage.TRAIN) -> Plan:
     """Plan the run of a job.
 
     Args:
         job: As read from its file.
         folder: The work folder; None for one of the job's own in the user's cache.
+        stage: What of the job is done; training prepares by itself where nobody has.
 
     Raises:
         UsageError: This machine cannot run it.
     """
     _check_uris(job)
     _check_trainer()
-    run = RunFile.of(job, namespace=NAMESPACE, uid=uid(job))
-    remarks: list[str] = []
-    environment = {}
-    gpus = gpus_here()
-    wanted = job.spec.resources.gpus
-    if not wanted:
-        environment["CUDA_VISIBLE_DEVICES"] = ""  # the job asks for the CPU
+    run = RunFile.of(job, namespace=NAMESPACE, uid=uid(job), stage=stage)
+    remarks = []
+    if job.spec.storage.secret_name and any(uri.startswith("s3://") for uri in jobfile.uris(job)):
+        remarks.append(
+            f"storage.secretName ({job.spec.storage.secret_name}) is for a cluster: here the credentials come from "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws."
+        )
+    folder = (folder or _cache() / f"{job.metadata.name}-{run.uid[:8]}").resolve()
+    return Plan(run, folder, remarks) if stage is Stage.PREPARE else _on_this_machine(job, Plan(run, folder, remarks))
+
+
+def _on_this_machine(job: FineTuneJob, plan: Plan) -> Plan:
+    """Train on the GPUs that are here, or on the CPU."""
+    gpus, wanted = gpus_here(), job.spec.resources.gpus
     processes = _processes(job, gpus)
+    remarks, environment = list(plan.remarks), {} if wanted else {"CUDA_VISIBLE_DEVICES": ""}
     if processes < wanted:
         training_on = f"{processes} of them" if gpus else "the CPU"
         remarks.append(
@@ -89,14 +99,8 @@ def make(job: FineTuneJob, folder: Path | None) -> Plan:
         remarks.append(
             f"The job asks for {job.spec.resources.nodes} nodes and this machine is one: it takes whole batches."
         )
-    if job.spec.storage.secret_name and any(uri.startswith("s3://") for uri in jobfile.uris(job)):
-        remarks.append(
-            f"storage.secretName ({job.spec.storage.secret_name}) is for a cluster: here the credentials come from "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws."
-        )
-    folder = folder or _cache() / f"{job.metadata.name}-{run.uid[:8]}"
     shape = {"processes": processes, "nodes": 1, "gpus": min(processes, wanted, len(gpus))}
-    return Plan(run.model_copy(update=shape), folder.resolve(), remarks, environment)
+    return Plan(plan.run.model_copy(update=shape), plan.folder, remarks, environment)
 
 
 def uid(job: FineTuneJob) -> str:

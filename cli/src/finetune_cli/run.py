@@ -13,6 +13,8 @@ from finetune_cli.show import display, duration
 from finetune_cli.trainer import Trainer
 
 _POLL_SECONDS = 0.2
+SHOWN = "trained is what stands between >>> and <<<: "
+"""How the trainer's log begins to show a row."""
 
 
 def run(plan: Plan, console: Console, *, verbose: bool) -> int:
@@ -50,6 +52,8 @@ def _conclude(plan: Plan, trainer: Trainer, console: Console, seconds: float) ->
         _died(plan, trainer, console)
     elif outcome.reason is Reason.PUBLISHED:
         console.print(Panel(_published(outcome, seconds), title="done", border_style="green", expand=False))
+    elif outcome.reason is Reason.PREPARED:
+        console.print(Panel(_prepared(plan, outcome, seconds), title="ready", border_style="green", expand=False))
     elif outcome.reason is Reason.PREEMPTED:
         stopped = f"stopped at step {outcome.step}; run the same command to resume\n{outcome.message}"
         console.print(Panel(Text(stopped), title="stopped", border_style="yellow", expand=False))
@@ -65,6 +69,38 @@ def _published(outcome: Outcome, seconds: float) -> Table:
         table.add_row("adapter", f"{artifact.uri}  ({artifact.files} files, {artifact.bytes / 1e6:.1f} MB, verified)")
     if outcome.loss_before is not None and outcome.loss_after is not None:
         table.add_row("held-out loss", f"{outcome.loss_before:.4f} before, {outcome.loss_after:.4f} after")
+    if outcome.loss_merged is not None:
+        table.add_row("merged", f"{outcome.loss_merged:.4f}, in merged/")
+    _tell_dataset(table, outcome)
+    if outcome.peak_memory_bytes:
+        table.add_row("peak memory", f"{outcome.peak_memory_bytes / 1e9:.1f} GB")
+    table.add_row("steps", str(outcome.step))
+    table.add_row("time", duration(seconds))
+    return table
+
+
+def _prepared(plan: Plan, outcome: Outcome, seconds: float) -> Table:
+    table = Table.grid(padding=(0, 2))
+    _tell_dataset(table, outcome)
+    if data := outcome.dataset:
+        lengths = f"{data.p50_length} (median), {data.p95_length} (95 %), {data.p99_length} (99 %), {data.longest_row}"
+        table.add_row("format", data.format)
+        table.add_row("row lengths", f"{lengths} (longest) tokens; at most {plan.run.training.max_length} are taken")
+        if data.duplicate_rows:
+            table.add_row("repeated", f"{data.duplicate_rows} rows repeat an earlier one and are kept")
+    for shown in _shown(plan.log_file.read_text(errors="replace")):
+        table.add_row("trained is", Text(shown, overflow="fold"))
+    table.add_row("time", duration(seconds))
+    return table
+
+
+def _shown(log: str) -> list[str]:
+    """The rows that the log shows with their trained parts marked, once each."""
+    parts = (line.partition(SHOWN) for line in log.splitlines())
+    return list(dict.fromkeys(shown.removesuffix(".") for _, found, shown in parts if found))
+
+
+def _tell_dataset(table: Table, outcome: Outcome) -> None:
     if data := outcome.dataset:
         lost = (
             (data.dropped_rows, "too long and left out"),
@@ -73,11 +109,8 @@ def _published(outcome: Outcome, seconds: float) -> Table:
         )
         less = "".join(f", {count} {what}" for count, what in lost if count)
         table.add_row("dataset", f"{data.rows} rows, {data.tokens} tokens, {data.trained_tokens} of them trained{less}")
-    if outcome.peak_memory_bytes:
-        table.add_row("peak memory", f"{outcome.peak_memory_bytes / 1e9:.1f} GB")
-    table.add_row("steps", str(outcome.step))
-    table.add_row("time", duration(seconds))
-    return table
+    if outcome.estimated_memory_bytes:
+        table.add_row("memory", f"training will take about {outcome.estimated_memory_bytes / 1e9:.1f} GB")
 
 
 def _died(plan: Plan, trainer: Trainer, console: Console) -> None:

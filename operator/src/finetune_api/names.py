@@ -34,6 +34,8 @@ COORDINATOR_PORT = 29400
 
 RUN_FILE_PATH = "/etc/finetune/run.json"
 WORK_DIR = "/work"
+IMAGE_VARIABLE = "FINETUNE_IMAGE"
+"""Environment of the trainer: the image as the pod names it."""
 TERMINATION_LOG = "/dev/termination-log"
 
 

@@ -28,6 +28,7 @@ class ExitCode(IntEnum):
     DIVERGED = 81
     PEER_LOST = 82
     VERIFICATION_FAILED = 83
+    MERGE_REFUSED = 84
     OUT_OF_MEMORY = 137
     """128 + SIGKILL: set by the kernel, never by the trainer itself."""
 
@@ -60,6 +61,7 @@ class Reason(StrEnum):
     HANG = "Hang"
     PEER_LOST = "PeerLost"
     VERIFICATION_FAILED = "VerificationFailed"
+    MERGE_REFUSED = "MergeRefused"
     OUT_OF_MEMORY = "OutOfMemory"
 
     @property
@@ -114,6 +116,7 @@ _EXIT_CODES = {
     Reason.HANG: ExitCode.PEER_LOST,
     Reason.PEER_LOST: ExitCode.PEER_LOST,
     Reason.VERIFICATION_FAILED: ExitCode.VERIFICATION_FAILED,
+    Reason.MERGE_REFUSED: ExitCode.MERGE_REFUSED,
     Reason.OUT_OF_MEMORY: ExitCode.OUT_OF_MEMORY,
 }
 
@@ -130,6 +133,7 @@ _FOLLOW_UPS = {
     ExitCode.DIVERGED: FollowUp.FAIL,
     ExitCode.PEER_LOST: FollowUp.RETRY,
     ExitCode.VERIFICATION_FAILED: FollowUp.RETRY,
+    ExitCode.MERGE_REFUSED: FollowUp.FAIL,
     ExitCode.OUT_OF_MEMORY: FollowUp.FAIL,
 }
 
@@ -189,6 +193,8 @@ class Outcome(_Document):
     loss_before: float | None = None
     """Evaluation loss (mean NLL per trained token, nats) of the base model."""
     loss_after: float | None = None
+    loss_merged: float | None = None
+    """Of the merged model, in the dtype it is published in."""
     peak_memory_bytes: int | None = Field(default=None, ge=0)
     """Measured: of the GPU where there is one, else of the training process."""
     estimated_memory_bytes: int | None = Field(default=None, ge=0)

@@ -110,6 +110,8 @@ class EvaluationStatus(Object):
     """Of the base model."""
     loss_after: SignedDecimal | None = None
     """With the adapter."""
+    loss_merged: SignedDecimal | None = None
+    """Of the merged model, where output.merge asks for one."""
 
 
 class MemoryStatus(Object):

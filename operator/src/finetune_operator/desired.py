@@ -175,12 +175,13 @@ def _pod_spec(spec: Spec, stage: Stage, settings: Settings) -> Manifest:
 
 
 def _container(spec: Spec, stage: Stage, settings: Settings) -> Manifest:
+    image = spec.image or settings.trainer_image
     return {
         "name": names.TRAINER_CONTAINER,
-        "image": spec.image or settings.trainer_image,
+        "image": image,
         "imagePullPolicy": "IfNotPresent",
         "args": ["--stop-grace-seconds", str(_worker_seconds(settings.termination_grace_seconds))],
-        "env": _environment(spec),
+        "env": [*_environment(spec), {"name": names.IMAGE_VARIABLE, "value": image}],
         "ports": [{"name": "progress", "containerPort": names.TRAINER_PORT, "protocol": "TCP"}],
         "resources": _resources(spec.resources, stage),
         "volumeMounts": [mount for _, mount in _volumes(spec)],

@@ -151,7 +151,11 @@ def show_outcome(status: Status, outcome: Outcome) -> None:
     if outcome.artifact:
         status.artifact = ArtifactStatus(**outcome.artifact.model_dump())
     if outcome.loss_before is not None or outcome.loss_after is not None:
-        losses = {"loss_before": _decimal(outcome.loss_before), "loss_after": _decimal(outcome.loss_after)}
+        losses = {
+            "loss_before": _decimal(outcome.loss_before),
+            "loss_after": _decimal(outcome.loss_after),
+            "loss_merged": _decimal(outcome.loss_merged),
+        }
         status.evaluation = EvaluationStatus().model_copy(update=losses)
     told = {"estimated_bytes": outcome.estimated_memory_bytes, "peak_bytes": outcome.peak_memory_bytes}
     known = {name: value for name, value in told.items() if value is not None}

@@ -96,7 +96,7 @@ def _attempt(
     outcome = gang.judged(verdict(ending, work, memory.kills() - kills_before, memory.limit()))
     if uploads is None:
         return outcome
-    if outcome.reason is Reason.PUBLISHED:
+    if outcome.artifact:
         _write_end(outcome, options.termination_log)  # before anything can keep this process from it
         gang.farewell(outcome)
         uploads.discard()

@@ -4,18 +4,17 @@ A file on disk proves little: adapters have been published empty, all zero, or o
 must make a fresh base model compute what the trained model computed, and something else than the base alone.
 """
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file
 
 from finetune_api.outcome import Reason
 from finetune_trainer.data.collate import Batch
 from finetune_trainer.errors import RunError
+from finetune_trainer.methods.adapter import put_saved
 from finetune_trainer.methods.start import Start, digest
 from finetune_trainer.methods.virtual_tokens import align
 from finetune_trainer.training.loss import has_sparse_head, trained_logits
@@ -75,9 +74,7 @@ def check_reload(fresh_base: Any, folder: Path, expected: Probe, device: torch.d
         RunError: VerificationFailed with the numbers.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of AdaLoRA's own pattern, for instance; what it computes is seen below
-            model = PeftModel.from_pretrained(fresh_base, folder)
+        model = put_saved(fresh_base, folder)
     except Exception as error:
         raise _failed(f"peft cannot load it: {type(error).__name__}: {error}") from error
     align(model)

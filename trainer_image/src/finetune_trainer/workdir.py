@@ -45,6 +45,11 @@ class WorkDir:
         return self.root / "adapter"
 
     @property
+    def published(self) -> Path:
+        """The published adapter, downloaded again."""
+        return self.root / "published"
+
+    @property
     def checkpoints(self) -> Path:
         """Checkpoints of this process's run."""
         return self.root / "checkpoints"

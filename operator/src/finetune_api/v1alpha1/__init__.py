@@ -8,7 +8,8 @@ method      how the model is tuned
 optimizer   what turns gradients into steps, and the schedule of the learning rate
 training    the run, and its evaluation
 combinations  what of the above does not go together
-place       where it runs, where its result goes, when to give up
+output      where the result goes, and what else is made of it
+place       where it runs, when to give up
 job         the spec as a whole, and what of it never changes
 """
 
@@ -35,12 +36,14 @@ from finetune_api.v1alpha1.method import (
     StorageType,
 )
 from finetune_api.v1alpha1.optimizer import Optimizer, OptimizerType, Scheduler, SchedulerOptions
-from finetune_api.v1alpha1.place import Deadlines, Output, PrepareResources, Resources, Storage, Toleration
+from finetune_api.v1alpha1.output import VLLM, Merge, Output, WeightType
+from finetune_api.v1alpha1.place import Deadlines, PrepareResources, Resources, Storage, Toleration
 from finetune_api.v1alpha1.training import Checkpoints, Divergence, Evaluation, Precision, Training
 
 __all__ = [
     "IMMUTABLE_FIELDS",
     "IMMUTABLE_MESSAGE",
+    "VLLM",
     "Adapter",
     "Checkpoints",
     "Columns",
@@ -54,6 +57,7 @@ __all__ = [
     "InvalidRowPolicy",
     "InvalidRows",
     "Initialization",
+    "Merge",
     "Method",
     "MethodType",
     "Model",
@@ -76,4 +80,5 @@ __all__ = [
     "Toleration",
     "TrainOn",
     "Training",
+    "WeightType",
 ]

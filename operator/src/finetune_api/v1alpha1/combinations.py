@@ -1,12 +1,13 @@
 """Rules about a method or optimizer together with another part of the spec."""
 
 from finetune_api.base import Rule
-from finetune_api.v1alpha1.method import Initialization, MethodType
+from finetune_api.v1alpha1.method import LORA_TYPES, Initialization, MethodType
 from finetune_api.v1alpha1.optimizer import OptimizerType
 from finetune_api.v1alpha1.training import Precision
 
 _PAGED = (OptimizerType.PAGED_ADAMW, OptimizerType.PAGED_ADAMW_8BIT)
 
+_MERGED = (*LORA_TYPES, MethodType.IA3)
 _NO_START = (MethodType.ADALORA, MethodType.P_TUNING, MethodType.FULL)
 
 COMBINATION_RULES = (
@@ -60,5 +61,44 @@ COMBINATION_RULES = (
         message="method.loraPlusRatio does not go with training.optimizer.type Adafactor, which scales steps by "
         "itself; remove one",
         field="method.loraPlusRatio",
+    ),
+    Rule(
+        cel="!has(self.output.merge) || has(self.dataset.evaluation)",
+        holds=lambda s: s.output.merge is None or s.dataset.evaluation is not None,
+        message="output.merge needs dataset.evaluation: what merging costs is measured on held-out rows",
+        field="output.merge",
+    ),
+    Rule(
+        cel=f"!has(self.output.merge) || self.method.type in {[str(kind) for kind in _MERGED]}",
+        holds=lambda s: s.output.merge is None or s.method.type in _MERGED,
+        message="output.merge goes with method.type QLoRA, LoRA, AdaLoRA and IA3 only, whose adapters are weights to "
+        "add; remove it",
+        field="output.merge",
+    ),
+    Rule(
+        cel="!has(self.output.vllm) || self.method.type in ['QLoRA', 'LoRA'] && !self.method.useDoRA && "
+        "size(self.method.modulesToSave) == 0",
+        holds=lambda s: (
+            s.output.vllm is None
+            or (
+                s.method.type in (MethodType.QLORA, MethodType.LORA)
+                and not s.method.use_dora
+                and not s.method.modules_to_save
+            )
+        ),
+        message="output.vllm goes with method.type QLoRA and LoRA without useDoRA and modulesToSave: vLLM serves no "
+        "other adapter; remove it or those",
+        field="output.vllm",
+    ),
+    Rule(
+        cel="!has(self.output.vllm) || self.method.rank * "
+        "(self.method.initialization in ['OLoRA', 'PiSSA'] ? 2 : 1) <= self.output.vllm.maxLoRARank",
+        holds=lambda s: (
+            s.output.vllm is None
+            or s.method.rank * (2 if s.method.initialization.changes_base else 1) <= s.output.vllm.max_lora_rank
+        ),
+        message="method.rank must be at most output.vllm.maxLoRARank (half of it with initialization OLoRA and PiSSA, "
+        "published at twice the rank)",
+        field="method.rank",
     ),
 )

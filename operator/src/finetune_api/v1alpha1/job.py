@@ -9,7 +9,8 @@ from finetune_api.names import API_VERSION, MAX_NAME_LENGTH
 from finetune_api.v1alpha1.combinations import COMBINATION_RULES
 from finetune_api.v1alpha1.data import Dataset, Model
 from finetune_api.v1alpha1.method import Method
-from finetune_api.v1alpha1.place import Deadlines, Output, Resources, Storage
+from finetune_api.v1alpha1.output import Output
+from finetune_api.v1alpha1.place import Deadlines, Resources, Storage
 from finetune_api.v1alpha1.training import Evaluation, Training
 
 

@@ -1,10 +1,10 @@
-"""Where a run happens, where its result goes, and when to give up."""
+"""Where a run happens, and when to give up."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune_api.base import LIST_ATOMIC, Object, ObjectName, Quantity, Seconds, TargetURI
+from finetune_api.base import LIST_ATOMIC, Object, ObjectName, Quantity, Seconds
 
 
 class Toleration(Object):
@@ -77,13 +77,6 @@ class Storage(Object):
     """URL of an S3-compatible server; unset means AWS."""
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]+$", max_length=64)] = "us-east-1"
     """S3 region."""
-
-
-class Output(Object):
-    """Where the result goes."""
-
-    uri: TargetURI
-    """Prefix of the adapter: s3://bucket/prefix or pvc://claim/path. manifest.json is written there last."""
 
 
 class Deadlines(Object):

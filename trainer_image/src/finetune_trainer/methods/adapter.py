@@ -91,6 +91,13 @@ def save_adapter(model: Any, method: Method, folder: Path, start: Path) -> None:
         model.save_pretrained(folder, save_embedding_layers=False, path_initial_model_for_weight_conversion=conversion)
 
 
+def put_saved(base: Any, folder: Path) -> Any:
+    """Load a saved adapter onto `base`, with plain peft."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of AdaLoRA's own pattern, for instance; what it computes is always compared
+        return PeftModel.from_pretrained(base, folder)
+
+
 def load_checkpoint(model: Any, kept: RankPruning | WholeState | None, checkpoint: Path) -> None:
     """Put the trained numbers of a checkpoint into `model`, without training on."""
     if not isinstance(model, PeftModel):

@@ -13,6 +13,7 @@ from finetune_trainer.storage import ObjectMissingError, Store
 MANIFEST = "manifest.json"
 VERSION = "finetune.dev/manifest/v1"
 Say = Callable[[str], None]
+Verify = Callable[[dict[str, str]], None]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class Uploaded:
     files: int
 
 
-def publish(folder: Path, store: Store, facts: dict[str, object], say: Say) -> Artifact:
+def publish(
+    folder: Path, store: Store, facts: dict[str, object], say: Say, verify: Verify = lambda _: None
+) -> Artifact:
     """Upload all files of `folder`, read them back, and write manifest.json when every one of them is right.
 
     An older manifest.json at the target is deleted first, so that a half overwrite is never taken as complete.
@@ -34,15 +37,19 @@ def publish(folder: Path, store: Store, facts: dict[str, object], say: Say) -> A
         store: The target.
         facts: Written into the manifest beside `files`; JSON values.
         say: Takes a sentence about each step.
+        verify: Called with the sha256 of every file by its path, when all are there and the manifest is not; what it
+            raises leaves none.
 
     Raises:
         RunError: VerificationFailed, naming the file and both digests, or what the storage says.
     """
-    done = upload_folder(folder, store, "", facts, say)
+    done = upload_folder(folder, store, "", facts, say, verify)
     return Artifact(uri=store.uri, manifest_sha256=done.manifest_sha256, bytes=done.bytes, files=done.files)
 
 
-def upload_folder(folder: Path, store: Store, base: str, facts: dict[str, object], say: Say) -> Uploaded:
+def upload_folder(
+    folder: Path, store: Store, base: str, facts: dict[str, object], say: Say, verify: Verify = lambda _: None
+) -> Uploaded:
     """Upload a folder to `base` (empty, or with a slash at its end) by the law of this module."""
     files = sorted(f for f in folder.rglob("*") if f.is_file() and f.relative_to(folder).as_posix() != MANIFEST)
     if store.exists(base + MANIFEST):
@@ -53,6 +60,7 @@ def upload_folder(folder: Path, store: Store, base: str, facts: dict[str, object
         size = file.stat().st_size
         say(f"uploading {path} ({size / 1e6:.1f} MB)")
         described[path] = {"size": size, "sha256": _upload(file, store, base + path)}
+    verify({path: str(file["sha256"]) for path, file in described.items()})
     text = json.dumps({"version": VERSION, **facts, "files": described}, indent=2, sort_keys=True, allow_nan=False)
     data = f"{text}\n".encode()
     digest = hashlib.sha256(data).hexdigest()

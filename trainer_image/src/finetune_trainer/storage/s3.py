@@ -23,7 +23,14 @@ from finetune_trainer.storage.s3_errors import translated
 from finetune_trainer.storage.store import Entry, ObjectMissingError
 
 _MIB = 1 << 20
-_TRANSFER = TransferConfig(multipart_threshold=64 * _MIB, multipart_chunksize=16 * _MIB, max_concurrency=8)
+# Large pieces: in Python every one costs, and on a fast network it is the threads that wait for each other.
+_TRANSFER = TransferConfig(
+    multipart_threshold=64 * _MIB,
+    multipart_chunksize=32 * _MIB,
+    max_concurrency=8,
+    io_chunksize=_MIB,
+    max_io_queue=32,
+)
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 """A server that says nothing for so long is asked anew."""
 _READS = 3  # boto3 retries requests, but not the reading of a body that breaks off

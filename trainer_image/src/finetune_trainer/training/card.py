@@ -1,20 +1,18 @@
 """What is published beside the weights: the facts for manifest.json, and the model card made of them."""
 
-from importlib.metadata import version
 from typing import Any
 
 import yaml
 
-from finetune_api import __version__
 from finetune_api.run import RunFile
 from finetune_trainer.methods.describe import described, library, stored, tags
+from finetune_trainer.publish.provenance import provenance, versions
 from finetune_trainer.training.fit import Fitted
 from finetune_trainer.training.inputs import Inputs
+from finetune_trainer.training.merge import FOLDER, Merged
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 
-
-def facts(run: RunFile, inputs: Inputs, fitted: Fitted) -> dict[str, object]:
+def facts(run: RunFile, inputs: Inputs, fitted: Fitted, merged: Merged | None) -> dict[str, object]:
     """What a reader needs to trust or repeat the run; JSON values only."""
     return {
         "job": {"name": run.name, "namespace": run.namespace, "uid": run.uid, "attempt": run.attempt},
@@ -33,7 +31,10 @@ def facts(run: RunFile, inputs: Inputs, fitted: Fitted) -> dict[str, object]:
         "steps": fitted.step,
         "lossBefore": fitted.before.loss if fitted.before else None,
         "lossAfter": fitted.after.loss if fitted.after else None,
-        "versions": {"finetune-operator": __version__} | {package: version(package) for package in PACKAGES},
+        "lossMerged": merged.loss if merged else None,
+        "mergeRefused": (merged.refused or None) if merged else None,
+        "versions": versions(),
+        "provenance": provenance(run),
     }
 
 
@@ -44,7 +45,7 @@ def model_card(run: RunFile, inputs: Inputs, fitted: Fitted, record: dict[str, A
     if run.model.uri.startswith("hf://"):
         header["base_model"] = base
     data = inputs.report
-    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    made_with = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     training = run.training
     method = (
         f"- Method: {run.method.type}, the base {stored(run.method)}; {fitted.step} optimizer steps of "
@@ -59,7 +60,7 @@ def model_card(run: RunFile, inputs: Inputs, fitted: Fitted, record: dict[str, A
     adapter = f"{described(run.method)} for `{base}`"
     at = f" at revision `{revision}`" if revision else ""
     at += f", trained on from `{run.model.adapter.uri}`." if run.model.adapter else "."
-    facts_list = [method, dataset, _losses(data.evaluation_rows, fitted), f"- Made with {versions}"]
+    facts_list = [method, dataset, _losses(data.evaluation_rows, fitted), *_merged(record), f"- Made with {made_with}"]
     return (
         "\n\n".join(
             [f"---\n{yaml.safe_dump(header, sort_keys=False)}---", f"# {run.name}", adapter + at, "\n".join(facts_list)]
@@ -75,3 +76,9 @@ def _losses(rows: int, fitted: Fitted) -> str:
         f"- Mean loss per trained token (nats) on {rows} held-out rows: {fitted.before.loss:.4f} before, "
         f"{fitted.after.loss:.4f} after"
     )
+
+
+def _merged(record: dict[str, Any]) -> list[str]:
+    if record["lossMerged"] is None or record["mergeRefused"]:
+        return []
+    return [f"- Merged into the base, in `{FOLDER}/`: {record['lossMerged']:.4f}"]

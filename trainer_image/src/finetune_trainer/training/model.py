@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_api.outcome import Reason
 from finetune_api.v1alpha1 import Method
@@ -52,6 +52,17 @@ def check_files(folder: Path) -> None:
                 f"the model's {path.name} is not a whole safetensors file: {error}",
                 "Upload the model again.",
             ) from None
+
+
+def linear_layers(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The weight shape, [out, in], of every linear layer but the output head, by name; only config.json is read."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    return {
+        name: tuple(layer.weight.shape) for name, layer in layers.items() if layer is not model.get_output_embeddings()
+    }
 
 
 def load_base(folder: Path, method: Method, dtype: torch.dtype, device: torch.device) -> Any:

@@ -2,24 +2,22 @@
 
 import gc
 import resource
+from typing import Any
 
 import torch
 
-from finetune_api.names import ActiveReason
-from finetune_api.outcome import Artifact, Outcome, Reason
-from finetune_api.v1alpha1 import MethodType
-from finetune_trainer.methods.quantization import compute_dtype, stored_dtype
+from finetune_api.outcome import Outcome, Reason
+from finetune_api.run import RunFile
 from finetune_trainer.preparation.stored import StoredRows
-from finetune_trainer.publish import CheckpointStore, publish
-from finetune_trainer.storage import Store, open_store
+from finetune_trainer.publish import CheckpointStore
+from finetune_trainer.storage import open_store
 from finetune_trainer.training.adapter import bring_adapter
-from finetune_trainer.training.card import facts, model_card
+from finetune_trainer.training.finish import finish
 from finetune_trainer.training.fit import Fitted, fit
-from finetune_trainer.training.inputs import Inputs, bring_inputs
-from finetune_trainer.training.model import load_base
+from finetune_trainer.training.inputs import bring_inputs
+from finetune_trainer.training.merge import Merged
 from finetune_trainer.training.preflight import check_configuration
 from finetune_trainer.training.session import Session
-from finetune_trainer.verify import check_model, check_reload, check_weights
 
 
 def execute(session: Session) -> Outcome:
@@ -38,52 +36,38 @@ def execute(session: Session) -> Outcome:
     checkpoints = CheckpointStore(store, run.uid, reporter.chatter)
     fitted = fit(session, inputs, checkpoints, session.work.adapter)
     _free_memory()
-    artifact = None
+    finished = None
     if processes.first:
-        _verify(session, fitted)
-        artifact = _publish(session, inputs, fitted, store)
+        finished = finish(session, inputs, fitted, store)
         StoredRows(store, run.uid, reporter.chatter).clear()
     processes.barrier()
+    merged = finished.merged if finished else None
     return Outcome(
-        reason=Reason.PUBLISHED,
-        message=_summary(run.output.uri, fitted),
+        **(_refused(run, merged) if merged and merged.refused else _published(run, fitted)),
         step=fitted.step,
-        artifact=artifact,
+        artifact=finished.artifact if finished else None,
         dataset=inputs.report,
         loss_before=fitted.before.loss if fitted.before else None,
         loss_after=fitted.after.loss if fitted.after else None,
+        loss_merged=merged.loss if merged else None,
         peak_memory_bytes=peak_memory(),
     )
 
 
-def _verify(session: Session, fitted: Fitted) -> None:
-    """Load what was saved into a fresh base model and compare it with what was trained."""
-    run, work, device = session.run, session.work, session.processes.device()
-    session.reporter.phase(ActiveReason.PUBLISHING, "checking the saved adapter on a fresh base model")
-    check_weights(work.adapter, fitted.start)
-    dtype = compute_dtype(run.training.precision)
-    if run.method.type is MethodType.FULL:
-        whole = load_base(work.adapter, run.method, stored_dtype(run.method, dtype), device)
-        session.reporter.say(check_model(whole, fitted.probe, device, dtype))
-        return
-    base = load_base(work.model, run.method, dtype, device)
-    session.reporter.say(check_reload(base, work.adapter, fitted.probe, device))
+def _published(run: RunFile, fitted: Fitted) -> dict[str, Any]:
+    message = f"the adapter is published at {run.output.uri}"
+    if fitted.before and fitted.after:
+        message += f"; evaluation loss {fitted.before.loss:.4f} -> {fitted.after.loss:.4f}"
+    return {"reason": Reason.PUBLISHED, "message": message}
 
 
-def _publish(session: Session, inputs: Inputs, fitted: Fitted, store: Store) -> Artifact:
-    run, reporter = session.run, session.reporter
-    record = facts(run, inputs, fitted)
-    (session.work.adapter / "README.md").write_text(model_card(run, inputs, fitted, record))
-    if reporter.metrics_file.exists():
-        store.upload(reporter.metrics_file, f".finetune/{run.uid}/metrics.jsonl")
-    reporter.phase(ActiveReason.PUBLISHING, f"publishing to {run.output.uri}")
-    return publish(session.work.adapter, store, record, reporter.chatter)
-
-
-def _summary(uri: str, fitted: Fitted) -> str:
-    if fitted.before is None or fitted.after is None:
-        return f"the adapter is published at {uri}"
-    return f"the adapter is published at {uri}; evaluation loss {fitted.before.loss:.4f} -> {fitted.after.loss:.4f}"
+def _refused(run: RunFile, merged: Merged) -> dict[str, Any]:
+    """The training was good, the merged model is not: the job fails, and nothing of the training is lost."""
+    return {
+        "reason": Reason.MERGE_REFUSED,
+        "message": f"the adapter alone is published at {run.output.uri}: {merged.refused}",
+        "hint": "Set output.merge.dtype: Float32, lower output.merge.minGainKeptPercent, or serve base and adapter.",
+    }
 
 
 def _free_memory() -> None:
