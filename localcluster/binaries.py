@@ -51,6 +51,7 @@ MODULES = (
         },
     ),
     Module("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}, {}),
+    Module("dns", {"coredns": "."}, {}),
     Module(
         "tools",
         {"versitygw": "github.com/versity/versitygw/cmd/versitygw", "helm": "helm.sh/helm/v4/cmd/helm"},

@@ -10,6 +10,7 @@ from localcluster import (
     console,
     containerd,
     controlplane,
+    dns,
     imagestore,
     namespaces,
     network,
@@ -25,7 +26,7 @@ from localcluster import (
 from localcluster.errors import LocalClusterError
 from localcluster.state import Paths
 
-PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "coredns", "kubelet", "kube-proxy")
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def _start(paths: Paths) -> None:
     controlplane.wait_for_api(node)
     console.say("The API server is ready.")
     controlplane.start_controllers(node)
+    dns.start(node)
     worker.start(node)
     server = s3.start_server(paths.s3, topology.HOST_IP)
     console.say(f"The S3 server answers at {server.endpoint}, with buckets {', '.join(topology.BUCKETS)}.")

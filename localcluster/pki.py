@@ -68,6 +68,7 @@ CLIENTS = (
     Leaf("controller-manager", "/CN=system:kube-controller-manager"),
     Leaf("scheduler", "/CN=system:kube-scheduler"),
     Leaf("proxy", "/CN=system:kube-proxy"),
+    Leaf("dns", "/CN=dns"),
     Leaf("kubelet", f"/O=system:nodes/CN=system:node:{topology.NODE}"),
 )
 API_TO_KUBELET = Leaf("apiserver-kubelet-client", "/O=system:masters/CN=kube-apiserver-kubelet-client")

@@ -2,7 +2,7 @@
 
 import json
 
-from localcluster import process, topology
+from localcluster import dns, process, topology
 from localcluster.namespaces import Node
 from localcluster.state import Paths
 
@@ -32,9 +32,8 @@ def _kubelet_config(paths: Paths) -> dict[str, object]:
     }
 
 
-# There is no DNS server. A pod is pointed at its own loopback, so that look-ups fail at once: with an empty
-# file containerd would copy the machine's, unreachable from a pod, and each look-up would take 10 s.
-_DNS: dict[str, object] = {"clusterDNS": ["127.0.0.1"], "clusterDomain": "cluster.local"}
+# With an empty resolv.conf containerd would copy the machine's, unreachable from a pod: each look-up would take 10 s.
+_DNS: dict[str, object] = {"clusterDNS": [dns.ADDRESS], "clusterDomain": dns.DOMAIN}
 
 _CGROUPS: dict[str, object] = {
     "failCgroupV1": False,  # since 1.35 the kubelet refuses v1 unless told; means nothing on v2
@@ -118,7 +117,7 @@ def wait_until_usable(node: Node) -> None:
     account = [*_kubectl(paths), "-n", "default", "get", "serviceaccount", "default"]
 
     def alive() -> None:
-        for name in ("kubelet", "kube-proxy", "kube-controller-manager", "kube-scheduler"):
+        for name in ("kubelet", "kube-proxy", "kube-controller-manager", "kube-scheduler", "coredns"):
             node.require(f"{paths.bin}/{name}")
 
     log = node.log("kubelet")

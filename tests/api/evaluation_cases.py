@@ -34,6 +34,11 @@ ACCEPTED = [
 ]
 
 REFUSED = [
+    Case(
+        "the best of several nodes",
+        _job("evaluation: {everySteps: 5, keepBest: true}\nresources: {nodes: 2}", dataset=HELD_OUT),
+        "spec.evaluation.keepBest",
+    ),
     Case("evaluation by steps and epochs", _evaluated("everySteps: 5, everyEpochs: 1"), "spec.evaluation.everyEpochs"),
     Case("an evaluation every 0 epochs", _evaluated("everyEpochs: 0"), "spec.evaluation.everyEpochs"),
     Case(

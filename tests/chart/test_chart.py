@@ -62,12 +62,13 @@ def test_least_rights(render: Render, values: tuple[str, ...]) -> None:
         ("finetunejobs/status", "patch"),
         ("finetunejobs/finalizers", "update"),
         ("jobs", "create"),
+        ("services", "create"),
         ("jobs", "patch"),
         ("events", "create"),
         ("events", "patch"),
     }
     assert {r for _, r, _ in granted} == {
-        "finetunejobs", "finetunejobs/status", "finetunejobs/finalizers", "jobs", "pods", "events",
+        "finetunejobs", "finetunejobs/status", "finetunejobs/finalizers", "jobs", "services", "pods", "events",
     }  # fmt: skip
 
 

@@ -142,6 +142,15 @@ def test_the_run_file_is_what_the_trainer_reads(tmp_path: Path) -> None:
     assert (run.namespace, run.processes) == ("local", 1)
 
 
+def test_one_machine_is_one_node(tmp_path: Path) -> None:
+    """A job for several nodes runs here as one, on the same batch, and says so; its uid is that of any other number."""
+    made = plan.make(job(JOB.replace("gpus: 0", "gpus: 0, nodes: 2")), tmp_path)
+
+    assert (made.run.nodes, made.run.training.batch_size) == (1, plan.make(job(), tmp_path).run.training.batch_size)
+    assert made.run.uid == plan.make(job(), tmp_path).run.uid
+    assert "2 nodes" in " ".join(made.remarks)
+
+
 @pytest.mark.parametrize(
     ("wanted", "here", "processes", "said"),
     [

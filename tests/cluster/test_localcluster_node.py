@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from localcluster import topology
+
 pytestmark = pytest.mark.cluster
 
 IMAGE = "finetune.local/base:dev"
@@ -141,7 +143,7 @@ open("/dev/termination-log", "w").write(str(answers))
 
 
 def test_look_ups_of_names_fail_at_once(run: Any, terminated: Any) -> None:
-    """There is no DNS; a program that asks must not hang for it."""
+    """Outside the cluster there are no names; a program that asks must not hang for it."""
     code = """
 import socket, time
 began = time.monotonic()
@@ -153,6 +155,17 @@ except OSError:
 """
 
     assert terminated(run(code))["message"] == "fast"
+
+
+def test_a_service_has_a_name(run: Any, terminated: Any) -> None:
+    """A pod finds a Service by name and namespace, as anywhere."""
+    code = """
+import socket
+address = socket.getaddrinfo("kubernetes.default", 443)[0][4][0]
+open("/dev/termination-log", "w").write(address)
+"""
+
+    assert terminated(run(code))["message"] == topology.API_SERVICE_IP
 
 
 def test_an_indexed_job_completes(cluster: Any, namespace: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.cluster import ApiCluster
+from finetune_operator.desired import service_manifest
 from finetune_operator.errors import ApiError, RefusedError
 from tests.controller.test_desired import manifest
 from tests.controller.world import KEY, SPEC, UID
@@ -64,6 +65,19 @@ async def test_existing_job_of_others_is_a_conflict(metadata: dict[str, Any]) ->
     adapter, _ = cluster(EXISTS, (200, {"metadata": metadata}))
     with pytest.raises(RefusedError) as caught:
         await adapter.create_job(manifest(SPEC))
+    assert caught.value.reason == "NameConflict"
+
+
+async def test_a_service_is_created_by_the_same_law() -> None:
+    """Our own is the one we wanted, somebody else's is a conflict that names the kind."""
+    service = service_manifest(manifest({**SPEC, "resources": {"gpus": 0, "nodes": 2}}))
+    assert service is not None
+    adapter, client = cluster(EXISTS, (200, {"metadata": {"ownerReferences": [{"uid": UID, "controller": True}]}}))
+    await adapter.create_service(service)
+    assert client.asked[1][1] == f"/api/v1/namespaces/{KEY[0]}/services/{service['metadata']['name']}"
+    adapter, _ = cluster(EXISTS, (200, {"metadata": {}}))
+    with pytest.raises(RefusedError, match="Service gang-") as caught:
+        await adapter.create_service(service)
     assert caught.value.reason == "NameConflict"
 
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from finetune_api.status import Status
-from tests.controller.world import KEY, World
+from tests.controller.world import KEY, World, index_of
 
 FINAL = {"InvalidDataset", "ModelNotFound", "Diverged", "QualityGateFailed"}
 BATCH = {"batchSize": 12, "microBatchSize": 6}
@@ -69,8 +69,10 @@ def hold_laws(world: World) -> None:
     attempts = [(stage, attempt) for stage, (attempt, _) in zip(world.stages, world.created, strict=True)]
     assert len(attempts) == len(set(attempts)), f"two Jobs for one attempt: {world.created}"
     assert len({name for _, name in world.created}) == len(attempts)
-    live = [pod for pod in world.pods if pod["status"]["phase"] in ("Pending", "Running")]
-    assert len(live) <= 1, "two trainers at once"
+    live = [index_of(pod) for pod in world.pods if pod["status"]["phase"] in ("Pending", "Running")]
+    assert len(live) == len(set(live)), "two trainers at once"
+    several = [job["spec"]["template"]["spec"].get("subdomain") for job in world.jobs.values()]
+    assert {name for name in several if name} <= world.services.keys(), "a Job whose pods have no names"
 
 
 def hold_history_laws(world: World) -> None:
@@ -95,11 +97,22 @@ def hold_history_laws(world: World) -> None:
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@example(("Published", "OutOfGPUMemory", "InternalError", "OutOfGPUMemory"), 3, [])  # what was given up stays so
-@given(outcomes, st.integers(0, 3), st.lists(st.one_of(moves.filter(bool), suspensions.map(lambda s: [s])), max_size=4))
-def test_any_order_any_crash_same_end(script: tuple[str, ...], retries: int, story: list[list[Any]]) -> None:
-    """Order of events, duplicates, crashes after any write and suspensions in between do not change the end."""
-    world = World({"retries": retries, "training": BATCH}, script, prepared=False)
+@example(("Published", "OutOfGPUMemory", "InternalError", "OutOfGPUMemory"), 3, 1, [])  # what was given up stays so
+@given(
+    outcomes,
+    st.integers(0, 3),
+    st.integers(1, 2),
+    st.lists(st.one_of(moves.filter(bool), suspensions.map(lambda s: [s])), max_size=4),
+)
+def test_any_order_any_crash_same_end(
+    script: tuple[str, ...], retries: int, nodes: int, story: list[list[Any]]
+) -> None:
+    """Order of events, duplicates, crashes after any write and suspensions in between do not change the end.
+
+    On one node or on two: one Job an attempt, and for two nodes one Service with it.
+    """
+    spec = {"retries": retries, "training": BATCH, "resources": {"gpus": 0, "nodes": nodes}}
+    world = World(spec, script, prepared=False)
     for part in story:
         play(world, part)
     world.edit(suspend=False)
@@ -108,6 +121,7 @@ def test_any_order_any_crash_same_end(script: tuple[str, ...], retries: int, sto
     assert (world.condition()["status"], world.condition()["reason"]) == (status, reason)
     assert list(zip(world.stages, world.micro_batches, strict=True)) == jobs
     assert world.status["attempt"] == [stage for stage, _ in jobs].count(jobs[-1][0])
+    assert len(world.services) == (world.stages.count("train") if nodes > 1 else 0)
     assert world.condition("Prepared")["status"] == ("True" if jobs[-1][0] == "train" else "False")
     assert world.condition("Stalled")["status"] == ("False" if status == "True" else "True")
     assert world.condition("Reconciling")["status"] == "False"

@@ -49,6 +49,7 @@ def fail_job(world: World, reason: str = "PodFailurePolicy", message: str = "") 
         (0, "", "Unknown", False),  # no proof of an artifact
         (0, '{"reason": "Published", "message": "trust me"}', "Unknown", False),
         (0, termination_message("Prepared"), "Unknown", False),  # no end of this stage
+        (0, termination_message("TookPart"), "Unknown", False),  # nor is to take part
     ],
 )
 def test_end_by_evidence(code: int, message: str, reason: str, ends: bool) -> None:

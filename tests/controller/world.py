@@ -2,7 +2,8 @@
 
 It shares no code with the operator. Real semantics kept: deterministic names collide with 409, a status patch needs the
 resourceVersion that was read, owners are uids, an ignored pod failure makes a new pod, any other fails the Job, a
-suspended Job has no pods, and a pod's end is known before its Job's.
+suspended Job has no pods, a pod's end is known before its Job's, an Indexed Job has a pod per index, and its success
+policy ends it.
 """
 
 import copy
@@ -33,6 +34,7 @@ SPEC: dict[str, Any] = {
 EXIT_CODES = {
     "Prepared": 0,
     "Published": 0,
+    "TookPart": 0,
     "InvalidDataset": 65,
     "ModelNotFound": 66,
     "StorageUnavailable": 69,
@@ -40,10 +42,13 @@ EXIT_CODES = {
     "Preempted": 75,
     "OutOfGPUMemory": 80,
     "Diverged": 81,
+    "PeerLost": 82,
     "VerificationFailed": 83,
     "QualityGateFailed": 85,
 }
 """From the table of docs and design, written down a second time on purpose."""
+
+INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 class Crashed(BaseException):
@@ -89,6 +94,7 @@ class World:
         self.now = START
         self.outcomes = iter(itertools.chain(outcomes, itertools.repeat("Published")))
         self.jobs: dict[str, dict[str, Any]] = {}
+        self.services: dict[str, dict[str, Any]] = {}
         self.pods: list[dict[str, Any]] = []
         self.events: dict[str, dict[str, Any]] = {}
         self.created: list[tuple[str, str]] = []  # (attempt, name) of every Job that was ever created
@@ -167,8 +173,12 @@ class World:
         """The Job controller gives each active Job its pod, after it has looked at those that ended."""
         self.sync_jobs()
         for job in self.jobs.values():
-            if not _over(job) and not job["spec"].get("suspend") and not self._live(job):
-                self.pods.append(self._pod(job))
+            if _over(job) or job["spec"].get("suspend"):
+                continue
+            for index in range(job["spec"]["completions"]):
+                own = [pod for pod in self._pods_of(job) if index_of(pod) == index]
+                if not any(pod["status"]["phase"] in ("Pending", "Running", "Succeeded") for pod in own):
+                    self.pods.append(self._pod(job, index))
 
     def start_pods(self) -> None:
         """The kubelet starts what waits."""
@@ -179,13 +189,22 @@ class World:
                 pod["status"] = {"phase": "Running", "podIP": "10.0.0.7", "containerStatuses": [_container(state)]}
 
     def end_pods(self) -> None:
-        """Running trainers end as the script says."""
-        for pod in self.pods:
-            if pod["status"]["phase"] == "Running":
-                reason = next(self.outcomes)
-                if reason == "Published" and pod["metadata"]["labels"]["finetune.dev/stage"] == "prepare":
-                    reason = "Prepared"
-                finish(pod, EXIT_CODES[reason], termination_message(reason))
+        """Running trainers end as the script says; those of several nodes all at once, when all of them run.
+
+        The last node knows the reason of a failure, the others have lost a peer; a stop is everybody's.
+        """
+        for job in self.jobs.values():
+            pods = [pod for pod in self._pods_of(job) if pod["status"]["phase"] == "Running"]
+            if len(pods) < job["spec"]["completions"]:
+                continue
+            reason = next(self.outcomes)
+            if reason == "Published" and job["metadata"]["labels"]["finetune.dev/stage"] == "prepare":
+                reason = "Prepared"
+            followed = {"Published": "TookPart", "Preempted": "Preempted"}.get(reason, "PeerLost")
+            knows = pods[0] if reason == "Published" else pods[-1]
+            for pod in pods:
+                said = reason if pod is knows else followed
+                finish(pod, EXIT_CODES[said], termination_message(said))
 
     def sync_jobs(self) -> None:
         """The Job controller draws its conclusions."""
@@ -194,9 +213,9 @@ class World:
                 continue
             for pod in self._pods_of(job):
                 code = exit_code(pod)
-                if code == 0:
+                if code == 0 and index_of(pod) == 0:
                     self._conclude(job, "Complete", "CompletionsReached", "")
-                elif code not in (None, 75):
+                elif code not in (None, 0, 75):
                     message = (
                         f"Container trainer for pod {pod['metadata']['name']} failed with exit code {code} matching"
                     )
@@ -241,6 +260,11 @@ class World:
         """See Cluster."""
         return []
 
+    async def create_service(self, manifest: dict[str, Any]) -> None:
+        """See Cluster."""
+        self.services.setdefault(manifest["metadata"]["name"], copy.deepcopy(manifest))
+        self._wrote("service")
+
     async def create_job(self, manifest: dict[str, Any]) -> None:
         """See Cluster."""
         name = manifest["metadata"]["name"]
@@ -280,6 +304,7 @@ class World:
         assert (key, uid) == (KEY, UID)
         self.resource = None
         self.delete_jobs()
+        self.services = {n: s for n, s in self.services.items() if s["metadata"]["ownerReferences"][0]["uid"] != UID}
         self._wrote("delete")
 
     async def record(self, namespace: str, name: str, event: dict[str, Any]) -> None:  # noqa: ARG002
@@ -304,10 +329,7 @@ class World:
     def _pods_of(self, job: dict[str, Any]) -> list[dict[str, Any]]:
         return [p for p in self.pods if p["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]]
 
-    def _live(self, job: dict[str, Any]) -> bool:
-        return any(pod["status"]["phase"] in ("Pending", "Running") for pod in self._pods_of(job))
-
-    def _pod(self, job: dict[str, Any]) -> dict[str, Any]:
+    def _pod(self, job: dict[str, Any], index: int = 0) -> dict[str, Any]:
         template = copy.deepcopy(job["spec"]["template"])
         serial = next(self._serial)
         owner = {"kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"], "controller": True}
@@ -318,11 +340,18 @@ class World:
             "creationTimestamp": stamp(self.now),
             "ownerReferences": [owner],
         }
+        if job["spec"].get("completionMode") == "Indexed":
+            template["metadata"]["labels"][INDEX] = str(index)
         return {**template, "status": {"phase": "Pending"}}
 
     def _conclude(self, job: dict[str, Any], kind: str, reason: str, message: str) -> None:
         said = {"type": kind, "status": "True", "reason": reason, "message": message}
         job["status"]["conditions"] = [{**said, "lastTransitionTime": stamp(self.now)}]
+
+
+def index_of(pod: dict[str, Any]) -> int:
+    """The pod's number in an Indexed Job."""
+    return int(pod["metadata"]["labels"].get(INDEX, "0"))
 
 
 def finish(pod: dict[str, Any], code: int, message: str = "", reason: str = "") -> None:

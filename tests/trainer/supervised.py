@@ -3,12 +3,15 @@
     python supervised.py WORKER OPTIONS OF THE TRAINER
 
 WORKER is Python code; it sees `say` (writes one line to stdout at once), `work` (the scratch folder) and `finish`
-(writes an outcome). It imports nothing of the project, to start quickly.
+(writes an outcome). It imports nothing of the project, to start quickly. TEST_LOST_SECONDS is how long another node may
+be silent.
 """
 
+import os
 import sys
 
 from finetune_trainer.__main__ import leave, main
+from finetune_trainer.supervisor import peers, supervise
 
 PRELUDE = """
 import json, os, signal, subprocess, sys, time
@@ -21,4 +24,6 @@ def say(*words):
 """
 
 if __name__ == "__main__":
+    if seconds := os.environ.get("TEST_LOST_SECONDS"):
+        peers.LOST_SECONDS, supervise.ALONE_SECONDS, supervise._STACKS_SECONDS = float(seconds), 0.5, 0.1
     leave(main(sys.argv[2:], command=[sys.executable, "-c", PRELUDE + sys.argv[1]]))

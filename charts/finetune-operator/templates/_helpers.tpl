@@ -47,6 +47,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   resources: [jobs]
   verbs: [get, list, watch, create, patch] # patch: suspend, and nothing else
 - apiGroups: [""]
+  resources: [services]
+  verbs: [get, create] # names for pods that train together; get: whose it is that is there already
+- apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
 - apiGroups: [""]

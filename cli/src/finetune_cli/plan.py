@@ -95,13 +95,17 @@ def _on_this_machine(job: FineTuneJob, plan: Plan) -> Plan:
             f"on {training_on}. The result follows the same recipe; it may take much longer."
         )
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[:processes])
-    shape = {"processes": processes, "gpus": min(processes, wanted, len(gpus))}
+    if job.spec.resources.nodes > 1:
+        remarks.append(
+            f"The job asks for {job.spec.resources.nodes} nodes and this machine is one: it takes whole batches."
+        )
+    shape = {"processes": processes, "nodes": 1, "gpus": min(processes, wanted, len(gpus))}
     return Plan(plan.run.model_copy(update=shape), plan.folder, remarks, environment)
 
 
 def uid(job: FineTuneJob) -> str:
     """The same for the same job, so that a run resumes; another for a changed one, so that it starts anew."""
-    recipe = RunFile.of(job, namespace=NAMESPACE, uid="-").model_copy(update={"processes": 1, "gpus": 0})
+    recipe = RunFile.of(job, namespace=NAMESPACE, uid="-").model_copy(update={"processes": 1, "nodes": 1, "gpus": 0})
     return str(uuid.uuid5(_UID_NAMESPACE, recipe.to_json()))
 
 

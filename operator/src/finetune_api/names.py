@@ -23,11 +23,14 @@ ANNOTATION_RUN_FILE = f"{GROUP}/run"
 """The run file as JSON, on the pod template: an attempt is one object, so it is created or it is not."""
 
 MAX_NAME_LENGTH = 52
-"""A longer FineTuneJob name would not fit its Job (63) with the suffix `-<8 hex digits>` and the pod's own."""
+"""A longer FineTuneJob name would not fit its Job (63) with the suffix `-<7 hex digits>` and a pod's number, `-63`."""
 
 TRAINER_CONTAINER = "trainer"
 TRAINER_PORT = 8080
 """PID 1 of the trainer serves `/progress` and `/metrics` here."""
+
+COORDINATOR_PORT = 29400
+"""On the first of several nodes PID 1 listens here for the others, and the first worker at the next port."""
 
 RUN_FILE_PATH = "/etc/finetune/run.json"
 WORK_DIR = "/work"

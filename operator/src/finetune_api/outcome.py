@@ -39,6 +39,8 @@ class Reason(StrEnum):
 
     PREPARED = "Prepared"
     PUBLISHED = "Published"
+    TOOK_PART = "TookPart"
+    """Of every node but the first, whose word is the result."""
     INVALID_CONFIGURATION = "InvalidConfiguration"
     INVALID_DATASET = "InvalidDataset"
     EMPTY_DATASET = "EmptyDataset"
@@ -94,6 +96,7 @@ class FollowUp(StrEnum):
 _EXIT_CODES = {
     Reason.PREPARED: ExitCode.SUCCESS,
     Reason.PUBLISHED: ExitCode.SUCCESS,
+    Reason.TOOK_PART: ExitCode.SUCCESS,
     Reason.INVALID_CONFIGURATION: ExitCode.INVALID_CONFIGURATION,
     Reason.INVALID_DATASET: ExitCode.INVALID_DATASET,
     Reason.EMPTY_DATASET: ExitCode.INVALID_DATASET,

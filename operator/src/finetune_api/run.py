@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 
 from finetune_api.base import LOCAL, Object
-from finetune_api.names import Stage
+from finetune_api.names import COORDINATOR_PORT, Stage
 from finetune_api.v1alpha1 import (
     Dataset,
     Debug,
@@ -36,9 +36,15 @@ class RunFile(Object):
     attempt: Annotated[int, Field(ge=1)] = 1
     """Counts from 1."""
     processes: Annotated[int, Field(ge=1, le=16)] = 1
-    """Worker processes on this node: one per GPU, or one on the CPU."""
+    """Worker processes on each node: one per GPU, or one on the CPU."""
+    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Pods that train together."""
+    coordinator: Annotated[str, Field(max_length=253)] | None = None
+    """Host name or address of the first of several nodes."""
+    coordinator_port: Annotated[int, Field(ge=1, le=65_534)] = COORDINATOR_PORT
+    """The first node's PID 1 listens here, and its first worker at the next one."""
     gpus: Annotated[int, Field(ge=0, le=16)] = 0
-    """GPUs of the training: a broken one shall not turn into days of training on the CPU."""
+    """GPUs of each node in training: a broken one shall not turn into days of training on the CPU."""
     gpu_memory: str | None = None
     """Memory of one GPU, as a Kubernetes quantity, where the job says it."""
     model: Model
@@ -69,8 +75,10 @@ class RunFile(Object):
         stage: Stage = Stage.TRAIN,
         attempt: int = 1,
         micro_batch_size: int | None = None,
+        coordinator: str | None = None,
     ) -> "RunFile":
         """The run file of one attempt of `job`; `micro_batch_size` replaces the spec's once GPU memory ran out."""
+        trains = stage is Stage.TRAIN
         spec = job.spec
         smaller = {"micro_batch_size": micro_batch_size or spec.training.micro_batch_size}
         run = RunFile(
@@ -79,7 +87,8 @@ class RunFile(Object):
             uid=uid,
             stage=stage,
             attempt=attempt,
-            processes=max(1, spec.resources.gpus) if stage is Stage.TRAIN else 1,
+            processes=max(1, spec.resources.gpus) if trains else 1,
+            nodes=spec.resources.nodes if trains else 1,
             gpus=spec.resources.gpus,
             model=spec.model,
             dataset=spec.dataset,
@@ -91,7 +100,12 @@ class RunFile(Object):
             storage=spec.storage,
             output=spec.output,
         )
-        return run.model_copy(update={"gpu_memory": spec.resources.gpu_memory})
+        return run.model_copy(update={"gpu_memory": spec.resources.gpu_memory, "coordinator": coordinator})
+
+    @property
+    def world(self) -> int:
+        """Worker processes on all nodes."""
+        return self.processes * self.nodes
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

@@ -37,6 +37,9 @@ class Cluster(Protocol):
     async def refusals(self, namespace: str, job_uid: str) -> list[str]:
         """Why the Job controller could not create the Job's pod, oldest first."""
 
+    async def create_service(self, manifest: Resource) -> None:
+        """Create the Service, by the same law as a Job."""
+
     async def create_job(self, manifest: Resource) -> None:
         """Create the Job. One that is there already is accepted if it is the owner's; raises RefusedError."""
 
@@ -105,9 +108,14 @@ class ApiCluster:
         ordered = sorted(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
         return [str(event.get("message", "")) for event in ordered]
 
+    async def create_service(self, manifest: Resource) -> None:  # noqa: D102
+        await self._create(f"/api/v1/namespaces/{manifest['metadata']['namespace']}/services", manifest)
+
     async def create_job(self, manifest: Resource) -> None:  # noqa: D102
-        namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-        path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
+        await self._create(f"/apis/batch/v1/namespaces/{manifest['metadata']['namespace']}/jobs", manifest)
+
+    async def _create(self, path: str, manifest: Resource) -> None:
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
         try:
             await self._call("POST", path, manifest)
         except ApiError as error:
@@ -115,10 +123,10 @@ class ApiCluster:
                 there = await self._call("GET", f"{path}/{name}")
                 if controller_uid(there) == controller_uid(manifest):
                     return
-                message = f"a Job {name} that belongs to somebody else is in the way; delete or rename it"
+                message = f"a {kind} {name} that belongs to somebody else is in the way; delete or rename it"
                 raise RefusedError(ClusterReason.NAME_CONFLICT, message) from error
             if error.status in (400, 403, 422):
-                raise RefusedError(*_refusal(error, name)) from error
+                raise RefusedError(*_refusal(error, kind, name)) from error
             raise
 
     async def set_suspend(self, namespace: str, name: str, *, suspend: bool) -> None:  # noqa: D102
@@ -196,13 +204,13 @@ def _jobs_path(namespace: str | None, name: str | None = None) -> str:
     return f"{path}/{name}" if name else path
 
 
-def _refusal(error: ApiError, name: str) -> tuple[str, str]:
+def _refusal(error: ApiError, kind: str, name: str) -> tuple[str, str]:
     """The API server looked at the Job and said no: asking again helps only after somebody changed something."""
     if "exceeded quota" in error.message:
         return ClusterReason.QUOTA_EXCEEDED, error.message
     if error.status == 422:
         return ClusterReason.INVALID_SPEC, error.message
-    return ClusterReason.UNKNOWN, f"the API server refuses Job {name}: {error.message}"
+    return ClusterReason.UNKNOWN, f"the API server refuses {kind} {name}: {error.message}"
 
 
 async def connect(request_seconds: float) -> ApiCluster:

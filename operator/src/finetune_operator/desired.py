@@ -1,4 +1,4 @@
-"""Pure: from a FineTuneJob to the manifest of the Job of one attempt."""
+"""Pure: from a FineTuneJob to the manifests of one attempt: a Job, and a Service where several pods train together."""
 
 import hashlib
 from typing import Any
@@ -19,7 +19,12 @@ _RUN_FILE_FOLDER, _RUN_FILE_NAME = names.RUN_FILE_PATH.rsplit("/", 1)
 def job_name(name: str, uid: str, stage: Stage, attempt: int) -> str:
     """The Job's name follows from what it is for: two operators, or one that died half-way, mean the same object."""
     digest = hashlib.sha256(f"{uid}/{stage.value}/{attempt}".encode()).hexdigest()
-    return f"{name}-{digest[:8]}"
+    return f"{name}-{digest[:7]}"
+
+
+def service_name(job_name: str, uid: str) -> str:
+    """Of the Service of that Job. It begins with a letter, as it must; the Job's name may begin with a digit."""
+    return f"gang-{hashlib.sha256(f'{uid}/{job_name}'.encode()).hexdigest()[:16]}"
 
 
 def labels(name: str, uid: str, stage: Stage, attempt: int) -> dict[str, str]:
@@ -45,12 +50,22 @@ def job_manifest(
     micro_batch_size: int | None = None,
 ) -> Manifest:
     """The batch/v1 Job of one attempt; see RunFile.of for `micro_batch_size`."""
-    name = job.metadata.name
-    run = RunFile.of(job, namespace=namespace, uid=uid, stage=stage, attempt=attempt, micro_batch_size=micro_batch_size)
+    name, own_name = job.metadata.name, job_name(job.metadata.name, uid, stage, attempt)
+    nodes = job.spec.resources.nodes if stage is Stage.TRAIN else 1
+    subdomain = service_name(own_name, uid) if nodes > 1 else None
+    run = RunFile.of(
+        job,
+        namespace=namespace,
+        uid=uid,
+        stage=stage,
+        attempt=attempt,
+        micro_batch_size=micro_batch_size,
+        coordinator=f"{own_name}-0.{subdomain}" if subdomain else None,
+    )
     spec: Manifest = {
         "backoffLimit": 0,
-        "completions": 1,
-        "parallelism": 1,
+        "completions": nodes,
+        "parallelism": nodes,
         "podReplacementPolicy": "Failed",  # never two trainers on one output prefix
         "podFailurePolicy": {"rules": _failure_rules()},
         "template": {
@@ -61,18 +76,46 @@ def job_manifest(
             "spec": _pod_spec(job.spec, stage, settings),
         },
     }
+    if subdomain:
+        spec |= {"completionMode": "Indexed", "successPolicy": {"rules": [{"succeededIndexes": "0"}]}}
+        spec["template"]["spec"]["subdomain"] = subdomain
     if job.spec.deadlines.active_seconds is not None:
         spec["activeDeadlineSeconds"] = job.spec.deadlines.active_seconds
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": job_name(name, uid, stage, attempt),
+            "name": own_name,
             "namespace": namespace,
             "labels": labels(name, uid, stage, attempt),
             "ownerReferences": [_owner(name, uid)],
         },
         "spec": spec,
+    }
+
+
+def service_manifest(job: Manifest) -> Manifest | None:
+    """The headless Service that gives the pods of a Job their names in DNS; None where the Job has one pod only.
+
+    Like the Job it belongs to the FineTuneJob: it is there before the Job is, and a Service without pods costs nothing.
+    """
+    pod, metadata = job["spec"]["template"], job["metadata"]
+    if "subdomain" not in pod["spec"]:
+        return None
+    selected = (names.LABEL_JOB_UID, names.LABEL_STAGE, names.LABEL_ATTEMPT)
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {**metadata, "name": pod["spec"]["subdomain"]},
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,  # they look for each other before anything is ready
+            "selector": {label: metadata["labels"][label] for label in selected},
+            "ports": [
+                {"name": "gang", "port": names.COORDINATOR_PORT, "protocol": "TCP"},
+                {"name": "torch", "port": names.COORDINATOR_PORT + 1, "protocol": "TCP"},
+            ],
+        },
     }
 
 
@@ -88,7 +131,11 @@ def _owner(name: str, uid: str) -> Manifest:
 
 
 def _failure_rules() -> list[Manifest]:
-    """An interruption is no failure: the Job replaces the pod. Anything else is for the operator to decide."""
+    """An interruption is no failure: the Job replaces the pod. Anything else is for the operator to decide.
+
+    Several nodes have the same rules: a pod that is told to stop takes the others along, all of them end with 75, and
+    the Job replaces each. A rule that failed the Job for 75 would fail it for `suspend`, too.
+    """
     interrupted = [int(ExitCode.PREEMPTED)]
     exit_codes = {"containerName": names.TRAINER_CONTAINER, "values": interrupted}
     return [

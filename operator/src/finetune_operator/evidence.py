@@ -53,8 +53,8 @@ def trainer_state(pod: Resource) -> Resource:
     return {}
 
 
-def ending(job: Resource, pod: Resource | None) -> Ending | None:
-    """How the attempt ended; None while its Job is not over."""
+def ending(job: Resource, told: Ending | None) -> Ending | None:
+    """How the attempt ended; None while its Job is not over. `told` is what its pods prove."""
     failed, complete = condition(job, "Failed"), condition(job, "Complete")
     if failed and failed.get("reason") == "DeadlineExceeded":
         seconds = job["spec"].get("activeDeadlineSeconds")
@@ -66,7 +66,6 @@ def ending(job: Resource, pod: Resource | None) -> Ending | None:
         )
     if not failed and not complete:
         return None
-    told = _of_pod(pod) if pod else None
     if told and not _belongs(told, job):
         said = f"the trainer exited with {told.exit_code} and says {told.reason}, which is no end of its stage"
         return _unknown(said, told.exit_code)
@@ -80,13 +79,14 @@ def ending(job: Resource, pod: Resource | None) -> Ending | None:
 
 
 def _belongs(how: Ending, job: Resource) -> bool:
-    """Only `prepare` ends with Prepared, and only `train` with Published."""
-    ends = {Reason.PREPARED: names.Stage.PREPARE, Reason.PUBLISHED: names.Stage.TRAIN}
+    """Only `prepare` ends with Prepared, and only `train` with Published; to take part is no end of anything."""
+    ends = {Reason.PREPARED: names.Stage.PREPARE, Reason.PUBLISHED: names.Stage.TRAIN, Reason.TOOK_PART: None}
     stage = (job["metadata"].get("labels") or {}).get(names.LABEL_STAGE)
     return how.outcome is None or ends.get(how.outcome.reason, stage) == stage
 
 
-def _of_pod(pod: Resource) -> Ending | None:
+def of_pod(pod: Resource) -> Ending | None:
+    """What one pod proves of its own end; None while it has none."""
     status = pod.get("status", {})
     spoken = str(status.get("message") or "")
     if status.get("reason") == "Evicted":

@@ -1,6 +1,7 @@
 """Pure: from the Jobs and Pods of one FineTuneJob to facts about its attempts."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -9,10 +10,9 @@ from typing import Any
 from finetune_api import names
 from finetune_api.names import Stage
 from finetune_api.outcome import ExitCode
-from finetune_operator import evidence
+from finetune_operator import evidence, gang
 from finetune_operator.evidence import Ending, Resource, Trouble
 
-_OVER = ("Succeeded", "Failed")
 STAGES = list(Stage)
 """In their order."""
 
@@ -30,6 +30,11 @@ class State(StrEnum):
     ENDED = "Ended"
 
 
+_WAITING = (State.PENDING, State.STARTING)
+_SLOWEST = [State.PENDING, State.STARTING, State.STOPPING, State.RUNNING]
+"""Several pods are where the first of these is true of one."""
+
+
 @dataclass(frozen=True)
 class Attempt:
     """Facts about one attempt, that is one Job."""
@@ -41,17 +46,23 @@ class Attempt:
     created: datetime
     suspended: bool = False
     """What the Job's spec says."""
+    nodes: int = 1
+    """Pods that train together."""
     live_pods: int = 0
     """Pods that still hold resources."""
+    missing_pods: int = 0
+    """Pods that the Job controller has not made yet."""
+    waiting_pods: int = 0
+    """Pods whose container has not started, with those that are missing."""
     ending: Ending | None = None
     ended: datetime | None = None
     trouble: Trouble | None = None
     node: str | None = None
-    """Where its newest container ran or runs."""
+    """Where its newest container ran or runs; of several nodes, the first one's."""
     pod_ip: str | None = None
-    """Set while the trainer runs."""
+    """Set while the trainer runs; of several nodes, the first one's: it tells the progress."""
     interruptions: int = 0
-    """Pods that ended without ending the attempt, as far as they are still there to be seen."""
+    """Pods of one node that ended without ending the attempt, as far as they are still there to be seen."""
     pending_since: datetime | None = None
     """Since when it waits for its container; None when it does not wait."""
     micro_batch_size: int | None = None
@@ -96,7 +107,7 @@ def observe(uid: str, jobs: list[Resource], pods: list[Resource], refusals: dict
     for pod in sorted(pods, key=_age):
         by_job.setdefault(controller_uid(pod), []).append(pod)
     attempts = [_attempt(job, by_job.pop(_uid(job), []), refusals.get(_uid(job), [])) for job in owned]
-    strays = sum(_live(pod) for left in by_job.values() for pod in left)
+    strays = sum(gang.live(pod) for left in by_job.values() for pod in left)
     return Observed(tuple(sorted(attempts, key=lambda attempt: attempt.order)), strays)
 
 
@@ -137,16 +148,14 @@ def _number(job: Resource) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
 
 
-def _live(pod: Resource) -> bool:
-    return pod.get("status", {}).get("phase") not in _OVER
-
-
 def _attempt(job: Resource, pods: list[Resource], refusals: list[str]) -> Attempt:
-    metadata = job["metadata"]
-    newest = next((pod for pod in reversed(pods) if _live(pod)), pods[-1] if pods else None)
-    how = evidence.ending(job, newest)
-    state = State.ENDED if how else _state(newest)
-    live = [pod for pod in pods if _live(pod)]
+    metadata, current, nodes = job["metadata"], gang.newest(pods), gang.size(job)
+    first = current[0] if current and gang.index(current[0]) == 0 else None
+    how = evidence.ending(job, gang.told(job, current))
+    missing = nodes - len(current)
+    state = State.ENDED if how else min((_state(pod) for pod in [*current, *[None] * missing]), key=_SLOWEST.index)
+    waiting = [pod for pod in current if _state(pod) in _WAITING]
+    waits = state in _WAITING
     return Attempt(
         stage=_stage(job) or Stage.TRAIN,
         number=_number(job) or 0,
@@ -154,35 +163,50 @@ def _attempt(job: Resource, pods: list[Resource], refusals: list[str]) -> Attemp
         state=state,
         created=parse_time(metadata["creationTimestamp"]) or datetime.min,
         suspended=bool(job["spec"].get("suspend")),
-        live_pods=len(live),
+        nodes=nodes,
+        live_pods=sum(gang.live(pod) for pod in pods),
+        missing_pods=missing,
+        waiting_pods=len(waiting) + missing,
         ending=how,
         ended=_ended(job) if how else None,
-        trouble=evidence.trouble(newest, refusals) if state in (State.PENDING, State.STARTING) else None,
-        node=_node(newest),
-        pod_ip=newest["status"].get("podIP") if newest and state is State.RUNNING else None,
-        interruptions=_interruptions(job, pods, how),
-        pending_since=_pending_since(job, newest, state),
+        trouble=_trouble(waiting, missing, refusals) if waits else None,
+        node=_node(first),
+        pod_ip=first["status"].get("podIP") if first and state is State.RUNNING else None,
+        interruptions=_interruptions(job, pods, current if how else []),
+        pending_since=_pending_since(job, waiting) if waits else None,
         micro_batch_size=_micro_batch_size(job),
     )
 
 
-def _interruptions(job: Resource, pods: list[Resource], how: Ending | None) -> int:
-    """Pods that were interrupted and yet did not end the attempt; a suspended Job's pods were stopped on purpose."""
+def _trouble(waiting: list[Resource], missing: int, refusals: list[str]) -> Trouble | None:
+    """The first that is found: each must be removed before the attempt runs."""
+    pods = [*waiting, *([None] if missing else [])]
+    return next((found for pod in pods if (found := evidence.trouble(pod, refusals))), None)
+
+
+def _interruptions(job: Resource, pods: list[Resource], last: list[Resource]) -> int:
+    """Pods that were interrupted and yet did not end the attempt; a suspended Job's pods were stopped on purpose.
+
+    An interruption takes a pod of every node; those that the cluster has deleted are seen no more.
+    """
     if job["spec"].get("suspend"):
         return 0
-    return sum(_interrupted(pod) for pod in (pods[:-1] if how else pods))
+    counted = Counter(gang.index(pod) for pod in pods if pod not in last and _interrupted(pod))
+    return max(counted.values(), default=0)
 
 
 def _interrupted(pod: Resource) -> bool:
     code = evidence.trainer_state(pod).get("terminated", {}).get("exitCode")
-    return not _live(pod) and (code == ExitCode.PREEMPTED or evidence.condition(pod, "DisruptionTarget") is not None)
+    return not gang.live(pod) and (
+        code == ExitCode.PREEMPTED or evidence.condition(pod, "DisruptionTarget") is not None
+    )
 
 
 def _state(pod: Resource | None) -> State:
     if pod is None:
         return State.PENDING
     container = evidence.trainer_state(pod)
-    if not _live(pod) or "terminated" in container:
+    if not gang.live(pod) or "terminated" in container:
         return State.STOPPING
     if "running" in container:
         return State.RUNNING
@@ -202,11 +226,11 @@ def _node(pod: Resource | None) -> str | None:
     return str(name) if name else None
 
 
-def _pending_since(job: Resource, pod: Resource | None, state: State) -> datetime | None:
+def _pending_since(job: Resource, waiting: list[Resource]) -> datetime | None:
     """The Job's start moves when it resumes, and a pod that replaces another waits anew."""
-    if state not in (State.PENDING, State.STARTING) or job["spec"].get("suspend"):
+    if job["spec"].get("suspend"):
         return None
     status: dict[str, Any] = job.get("status", {})
     times = [job["metadata"]["creationTimestamp"], status.get("startTime")]
-    times.append(pod["metadata"].get("creationTimestamp") if pod else None)
+    times += [pod["metadata"].get("creationTimestamp") for pod in waiting]
     return max(filter(None, (parse_time(time) for time in times)))

@@ -41,6 +41,13 @@ class CreateJob:
 
 
 @dataclass(frozen=True)
+class CreateService:
+    """Give the pods of several nodes names, before they are there to look for each other."""
+
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class SetSuspend:
     """The one thing that is ever patched on a Job."""
 
@@ -53,7 +60,7 @@ class DeleteSelf:
     """The FineTuneJob's time to live is over."""
 
 
-Action = CreateJob | SetSuspend | DeleteSelf
+Action = CreateService | CreateJob | SetSuspend | DeleteSelf
 
 
 @dataclass(frozen=True)
@@ -182,9 +189,9 @@ def _failure(newest: AttemptStatus, scene: _Scene) -> Verdict:
 
 def _shrink(scene: _Scene, newest: AttemptStatus) -> _Step:
     """Half the micro-batch and twice the accumulation: less memory, the same result; the run goes on where it was."""
-    training, gpus = scene.job.spec.training, scene.job.spec.resources.gpus
+    training = scene.job.spec.training
     now = newest.micro_batch_size or training.micro_batch_size
-    share = training.batch_size // max(1, gpus)
+    share = training.batch_size // scene.job.spec.resources.processes
     smaller = next((size for size in range(now // 2, 0, -1) if share % size == 0), None)
     if smaller is None or newest.stage != Stage.TRAIN:
         return _Step(_failure(newest, scene))
@@ -228,10 +235,12 @@ def _start(scene: _Scene, stage: Stage, number: int, micro_batch_size: int | Non
         settings=scene.settings,
         micro_batch_size=micro_batch_size,
     )
+    service = desired.service_manifest(manifest)
     name = manifest["metadata"]["name"]
     ledger.add(scene.status, stage, number, name, scene.now, micro_batch_size)
     verdict = Verdict(ActiveReason.PENDING, f"Job {name} waits for its pod")
-    return _Step(verdict, (CreateJob(manifest),), requeue_after=_NO_POD_YET_SECONDS)
+    names = (CreateService(service),) if service else ()
+    return _Step(verdict, (*names, CreateJob(manifest)), requeue_after=_NO_POD_YET_SECONDS)
 
 
 def _suspended(message: str) -> Verdict:
@@ -287,7 +296,7 @@ def _look_again(scene: _Scene, facts: Attempt) -> float | None:
     limit = scene.job.spec.deadlines.pending_seconds
     if limit is not None and facts.pending_since:
         times.append(max(0.0, limit - (scene.now - facts.pending_since).total_seconds()))
-    if facts.state is State.PENDING and not facts.live_pods:
+    if facts.state is State.PENDING and facts.missing_pods:
         times.append(_NO_POD_YET_SECONDS)
     return min(times, default=None)
 
@@ -298,18 +307,21 @@ def _now(scene: _Scene, facts: Attempt) -> Verdict:
     if facts.state is State.RUNNING:
         return _running(scene, facts)
     if facts.state is State.STARTING:
-        return Verdict(ActiveReason.STARTING, f"a node prepares the pod of Job {facts.job_name}")
+        return Verdict(ActiveReason.STARTING, f"a node prepares {_waiting(facts, 'the pod')} of Job {facts.job_name}")
     if facts.state is State.PENDING:
-        return Verdict(ActiveReason.PENDING, f"Job {facts.job_name} waits for its pod")
+        return Verdict(ActiveReason.PENDING, f"Job {facts.job_name} waits for {_waiting(facts, 'its pod')}")
     return _as_before(scene, f"the pod of Job {facts.job_name} ended; its Job follows")
 
 
 def _running(scene: _Scene, facts: Attempt) -> Verdict:
     reason = scene.progress.phase if scene.progress else _last_reason(scene.status)
     known = next((phase for phase in _RUNNING if phase == reason), ActiveReason.STARTING)
-    return Verdict(
-        known, f"{facts.stage.value} attempt {facts.number} {_RUNNING[known]} on node {facts.node}", reconciling=False
-    )
+    where = f"on node {facts.node}" if facts.nodes == 1 else f"in {facts.nodes} pods, the first on node {facts.node}"
+    return Verdict(known, f"{facts.stage.value} attempt {facts.number} {_RUNNING[known]} {where}", reconciling=False)
+
+
+def _waiting(facts: Attempt, pod: str) -> str:
+    return pod if facts.nodes == 1 else f"{facts.waiting_pods} of {facts.nodes} pods"
 
 
 def _last_reason(status: Status) -> str:

@@ -15,7 +15,7 @@ from finetune_operator.errors import ApiError, RefusedError
 from finetune_operator.events import Recorder
 from finetune_operator.evidence import Trouble
 from finetune_operator.observe import Observed, State, observe
-from finetune_operator.plan import Action, CreateJob, DeleteSelf, Plan, SetSuspend, plan
+from finetune_operator.plan import Action, CreateJob, CreateService, DeleteSelf, Plan, SetSuspend, plan
 from finetune_operator.progress import Poller
 from finetune_operator.settings import Settings
 
@@ -71,7 +71,7 @@ class Reconciler:
         namespace, uid = resource["metadata"]["namespace"], resource["metadata"]["uid"]
         jobs, pods = await self._cluster.children(namespace, uid)
         observed = observe(uid, jobs, pods, {})
-        without_pod = {a.job_name for a in observed.attempts if a.state is State.PENDING and not a.live_pods}
+        without_pod = {a.job_name for a in observed.attempts if a.state is State.PENDING and a.missing_pods}
         waiting = [job["metadata"]["uid"] for job in jobs if job["metadata"]["name"] in without_pod]
         if not waiting:
             return observed
@@ -97,6 +97,8 @@ class Reconciler:
     async def _act(self, key: Key, resource: Resource, action: Action) -> None:
         namespace, _ = key
         match action:
+            case CreateService(manifest):
+                await self._cluster.create_service(manifest)
             case CreateJob(manifest):
                 _logger.info("%s/%s: creating Job %s", *key, manifest["metadata"]["name"])
                 await self._cluster.create_job(manifest)

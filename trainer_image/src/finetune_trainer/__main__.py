@@ -8,6 +8,7 @@ Imports the standard library and pydantic at start, boto3 after the run file is 
 import argparse
 import logging
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -22,10 +23,12 @@ from finetune_trainer.errors import RunError
 from finetune_trainer.publish import CheckpointStore, Outbox, abort_leftovers, check_writable
 from finetune_trainer.storage import open_store
 from finetune_trainer.supervisor import environment, launch, runfile
+from finetune_trainer.supervisor.gang import Gang
 from finetune_trainer.supervisor.hang import Watch
 from finetune_trainer.supervisor.mailbox import Mailbox
 from finetune_trainer.supervisor.memory import Memory
 from finetune_trainer.supervisor.mirror import Mirror
+from finetune_trainer.supervisor.place import Place
 from finetune_trainer.supervisor.story import Story
 from finetune_trainer.supervisor.supervise import supervise
 from finetune_trainer.supervisor.uploads import Uploads
@@ -58,30 +61,47 @@ def main(argv: list[str] | None = None, command: list[str] | None = None) -> int
 
 def _run(options: argparse.Namespace, mailbox: Mailbox, command: list[str] | None) -> Outcome:
     run = runfile.read(options.run_file)
+    place = Place.of(run, os.environ)
+    gang = Gang(place, f"{run.uid}/{run.attempt}", lambda: mailbox.post(signal.SIGTERM))
+    try:
+        outcome = _attempt(run, place, gang, options, mailbox, command)
+    except RunError as error:
+        outcome = error.outcome()
+    gang.farewell(outcome)
+    return outcome
+
+
+def _attempt(
+    run: RunFile, place: Place, gang: Gang, options: argparse.Namespace, mailbox: Mailbox, command: list[str] | None
+) -> Outcome:
+    """Run this node's part. The first node is alone with the bucket's checkpoints, and sees whether the run moves."""
     work = WorkDir(options.work_dir.resolve())
-    _log.info(
-        "Attempt %d of %s/%s: checking that %s can be written.", run.attempt, run.namespace, run.name, run.output.uri
-    )
-    uploads = _open_output(run, work)
-    mirror = _mirror(run, work)
-    worker_environment = environment.of_worker(run, work.root, os.environ)
+    uploads = _open_output(run, work) if place.first else None
+    mirror = _mirror(run, work) if place.first else None
+    worker_environment = environment.of_worker(run, work.root, os.environ) | launch.rank_of(run.processes, place)
     for stale in (work.outcome_file, work.progress_file):
         stale.unlink(missing_ok=True)
     _serve(options.port, work)
     memory = Memory.of_this_process()
     kills_before = memory.kills()
-    command = command or launch.command(run.processes, options.run_file.resolve(), work.root)
+    command = command or launch.command(run.processes, options.run_file.resolve(), work.root, place)
     story, watch = Story(work, _log.info), Watch(work, run.training.hang_timeout_seconds)
 
     def on_tick() -> str:
+        if not place.first:  # only the first node hears how far the run is
+            return ""
         story.tick()
         return "" if run.debug.debugpy else watch.look()  # at a breakpoint nothing moves
 
+    gang.gather(mailbox.get)
     grace = options.stop_grace_seconds
-    ending = supervise(command, worker_environment, mailbox, grace, on_tick)
-    outcome = verdict(ending, work, memory.kills() - kills_before, memory.limit())
+    ending = supervise(command, worker_environment, mailbox, grace, on_tick, gang.say_stop, gang.left_alone)
+    outcome = gang.judged(verdict(ending, work, memory.kills() - kills_before, memory.limit()))
+    if uploads is None:
+        return outcome
     if outcome.reason in (Reason.PUBLISHED, Reason.MERGE_REFUSED):
         _write_end(outcome, options.termination_log)  # before anything can keep this process from it
+        gang.farewell(outcome)
         uploads.discard()
     else:
         outcome = settled(outcome, uploads.finish(mailbox.get, ending.deadline, grace))
@@ -92,6 +112,9 @@ def _run(options: argparse.Namespace, mailbox: Mailbox, command: list[str] | Non
 
 def _open_output(run: RunFile, work: WorkDir) -> Uploads:
     """Find a wrong key or a missing bucket now, not after hours of training; then wait for checkpoints."""
+    _log.info(
+        "Attempt %d of %s/%s: checking that %s can be written.", run.attempt, run.namespace, run.name, run.output.uri
+    )
     store = open_store(run.output.uri, run.storage)
     check_writable(store, run.uid)
     abort_leftovers(store, run.uid, _log.info)

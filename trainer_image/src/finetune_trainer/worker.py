@@ -34,15 +34,17 @@ def main(arguments: list[str] | None = None) -> int:
     stop = StopSwitch()
     stop.install()
     run, work = RunFile.from_json(options.run_file.read_bytes()), WorkDir(options.work_dir)
-    first = os.environ.get("RANK", "0") == "0"
-    if first:
+    first, leads = os.environ.get("RANK", "0") == "0", os.environ.get("LOCAL_RANK", "0") == "0"
+    if leads:
         work.outcome_file.unlink(missing_ok=True)
     _prepare_libraries(run)
     outcome = _run(run, work, stop)
-    # The first process to fail knows the reason; its peers only see it vanish. A good end, and a stop, is rank 0's to
-    # tell: only it has the artifact, and only it saved.
-    failed = outcome.reason not in (Reason.PREPARED, Reason.PUBLISHED, Reason.PREEMPTED)
-    if (first or failed) and not work.outcome_file.exists():
+    if outcome.reason is Reason.PUBLISHED and not first:
+        outcome = outcome.model_copy(update={"reason": Reason.TOOK_PART})
+    # The first process to fail knows the reason; its peers only see it vanish. A good end, and a stop, is the first
+    # one's to tell: only it has the artifact, and only it saved. Each node has its own disk, and its own first one.
+    failed = outcome.reason not in (Reason.PREPARED, Reason.PUBLISHED, Reason.TOOK_PART, Reason.PREEMPTED)
+    if (leads or failed) and not work.outcome_file.exists():
         _tell(work, outcome)
     log.info("%s: %s: %s", run.name, outcome.reason, outcome.message)
     return int(outcome.reason.exit_code)

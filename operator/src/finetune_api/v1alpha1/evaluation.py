@@ -91,6 +91,13 @@ HELD_OUT_RULES = (
         field="evaluation.earlyStopping",
     ),
     Rule(
+        cel="!self.evaluation.keepBest || self.resources.nodes == 1",
+        holds=lambda s: not s.evaluation.keep_best or s.resources.nodes == 1,
+        message="evaluation.keepBest does not go with resources.nodes above 1 yet: the best weights lie on one node's "
+        "disk; remove one",
+        field="evaluation.keepBest",
+    ),
+    Rule(
         cel="!self.evaluation.keepBest || has(self.dataset.evaluation)",
         holds=lambda s: not s.evaluation.keep_best or s.dataset.evaluation is not None,
         message="evaluation.keepBest needs held-out rows; set dataset.evaluation",

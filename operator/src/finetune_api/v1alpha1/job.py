@@ -22,9 +22,10 @@ class Spec(Object):
     rules = (
         Rule(
             cel="self.training.batchSize % (self.training.microBatchSize * (self.resources.gpus > 1 ? "
-            "self.resources.gpus : 1)) == 0",
-            holds=lambda s: s.training.batch_size % (s.training.micro_batch_size * max(1, s.resources.gpus)) == 0,
-            message="training.batchSize must be a multiple of training.microBatchSize times resources.gpus",
+            "self.resources.gpus : 1) * self.resources.nodes) == 0",
+            holds=lambda s: s.training.batch_size % (s.training.micro_batch_size * s.resources.processes) == 0,
+            message="training.batchSize must be a multiple of training.microBatchSize times resources.gpus times "
+            "resources.nodes",
             field="training.batchSize",
         ),
         *COMBINATION_RULES,

@@ -32,10 +32,12 @@ class PrepareResources(Object):
 
 
 class Resources(Object):
-    """What the trainer's pod asks for and where it may run."""
+    """What a pod of the trainer asks for and where it may run."""
 
     gpus: Annotated[int, Field(ge=0, le=16)] = 1
-    """GPUs of the pod, one process each; 0 trains on the CPU."""
+    """GPUs of each pod that trains, one process each; 0 trains on the CPU."""
+    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Pods that train together, each with the resources asked for here."""
     gpu_resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", max_length=128)] = "nvidia.com/gpu"
     """Extended resource that stands for one GPU."""
     gpu_memory: Quantity | None = None
@@ -58,6 +60,11 @@ class Resources(Object):
     """PriorityClass of the pod."""
     prepare: PrepareResources = PrepareResources()
     """What the pod that prepares the data asks for, before any GPU is."""
+
+    @property
+    def processes(self) -> int:
+        """Processes that train together, on all nodes."""
+        return max(1, self.gpus) * self.nodes
 
 
 class Storage(Object):

@@ -54,7 +54,7 @@ def check_memory(run: RunFile, work: WorkDir, facts: Facts, say: Callable[[str],
 
 def _remedy(run: RunFile, parts: Anatomy, limit: float) -> str:
     """What would fit and give the same result, the fastest first."""
-    micro, share = run.training.micro_batch_size, run.training.batch_size // max(1, run.gpus)
+    micro, share = run.training.micro_batch_size, run.training.batch_size // (max(1, run.gpus) * run.nodes)
     sizes = [size for size in range(micro, 0, -1) if share % size == 0]
     for checkpointing in (False, True):
         for size in sizes:

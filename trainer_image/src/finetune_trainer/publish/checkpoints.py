@@ -68,20 +68,30 @@ class CheckpointStore:
         A broken one is passed over with a sentence.
         """
         for step in self._complete_steps():
-            staging = target / ".restoring"
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
             try:
-                restore_files(self._store, self._base(step), self._manifest(step).digests, staging, lambda _: None)
+                return self.restore(step, target)
             except BrokenFolderError as error:
                 self._say(f"Passed over the checkpoint of step {step}: {error}.")
-                shutil.rmtree(staging)
-                continue
-            final = target / f"checkpoint-{step}"
-            shutil.rmtree(final, ignore_errors=True)
-            staging.rename(final)
-            return final
         return None
+
+    def restore(self, step: int, target: Path) -> Path:
+        """Download that checkpoint into `target/checkpoint-<step>`.
+
+        Raises:
+            BrokenFolderError: It is not whole; nothing of it is left in `target`.
+        """
+        staging = target / ".restoring"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        try:
+            restore_files(self._store, self._base(step), self._manifest(step).digests, staging, lambda _: None)
+        except BrokenFolderError:
+            shutil.rmtree(staging)
+            raise
+        final = target / f"checkpoint-{step}"
+        shutil.rmtree(final, ignore_errors=True)
+        staging.rename(final)
+        return final
 
     def prune(self, keep: int) -> None:
         """Delete all but the `keep` newest whole checkpoints, and what older saves left unfinished.

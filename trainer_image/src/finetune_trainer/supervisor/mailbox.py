@@ -2,9 +2,13 @@
 
 import queue
 import signal
+from collections.abc import Callable
 from types import FrameType
 
-_HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+STOPS = (signal.SIGTERM, signal.SIGINT)
+Hear = Callable[[float], signal.Signals | None]
+"""`Mailbox.get`."""
+_HEARD = (*STOPS, signal.SIGCHLD)
 
 
 class Mailbox:
@@ -14,6 +18,10 @@ class Mailbox:
         self._queue: queue.SimpleQueue[int] = queue.SimpleQueue()  # its put() is reentrant
         for number in _HEARD:
             signal.signal(number, self._put)
+
+    def post(self, number: signal.Signals) -> None:
+        """Act as if this process had got a signal."""
+        self._queue.put(number)
 
     def _put(self, number: int, _: FrameType | None) -> None:
         self._queue.put(number)

@@ -18,6 +18,8 @@ _TICK_SECONDS = 1.0
 _TAIL_BYTES = 65536
 _KILLED_SECONDS = 10  # a killed process may still wait for its disk
 _STACKS_SECONDS = 2.0
+ALONE_SECONDS = 10.0
+"""For workers that were left alone to notice it themselves, and say so."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Ending:
     """Why this supervisor killed it; empty when it did not."""
     hang: str = ""
     """Why it was taken for hung; empty when it was not."""
+    alone: str = ""
+    """Why it could do nothing more; empty when it could."""
     deadline: float | None = None
     """By `time.monotonic`: when this process has to be gone, after a stop signal."""
     stderr: str = ""
@@ -52,6 +56,8 @@ def supervise(
     mailbox: Mailbox,
     grace_seconds: float,
     on_tick: Callable[[], str] = lambda: "",
+    on_stop: Callable[[], None] = lambda: None,
+    left_alone: Callable[[], str] = lambda: "",
 ) -> Ending:
     """Run the worker to its end and return how it ended; nothing below this process is left then.
 
@@ -64,6 +70,8 @@ def supervise(
         mailbox: Where this process's signals arrive.
         grace_seconds: From the first stop signal to SIGKILL.
         on_tick: Called about once a second; returns why the worker is taken for hung, or nothing.
+        on_stop: Called when the first stop signal has come, before the workers get it.
+        left_alone: Called as often; returns why the worker waits in vain for other nodes, or nothing.
     """
     processes.adopt_orphans()
     before = set(processes.descendants())
@@ -72,15 +80,17 @@ def supervise(
     )
     try:
         tail = _Tail(child.stderr)  # type: ignore[arg-type]  # it is a pipe
-        stop = _Stop(child.pid, grace_seconds, before)
+        stop = _Stop(child.pid, grace_seconds, before, on_stop)
         code = None
         while code is None:
             stop.hear(mailbox.get(min(_TICK_SECONDS, stop.seconds_left())))
             code = processes.reap(child.pid)
             if code is None and (why := on_tick()):
                 stop.end_hung(why)
+            if code is None and (why := left_alone()):
+                stop.end_alone(why)
         child.returncode = code  # it is reaped: Popen shall not wait for it
-        return Ending(code, stop.asked, stop.killed, stop.hang, stop.deadline, tail.text())
+        return Ending(code, stop.asked, stop.killed, stop.hang, stop.alone, stop.deadline, tail.text())
     finally:
         _end_everything(before, child.pid)
 
@@ -97,14 +107,19 @@ def _end_everything(spared: set[int], main: int) -> None:
 class _Stop:
     """The way to the end: ask the workers once, kill everything later."""
 
-    def __init__(self, launcher: int, grace_seconds: float, spared: set[int]) -> None:
+    def __init__(
+        self, launcher: int, grace_seconds: float, spared: set[int], on_stop: Callable[[], None] = lambda: None
+    ) -> None:
         self._launcher = launcher
         self._spared = spared
         self._grace = grace_seconds
+        self._on_stop = on_stop
+        self._patience = 0.0
         self.deadline: float | None = None
         self.asked = ""
         self.killed = ""
         self.hang = ""
+        self.alone = ""
 
     def seconds_left(self) -> float:
         """Until the kill; endless where nobody asked to stop, or it is done."""
@@ -126,12 +141,27 @@ class _Stop:
             return
         self.hang = why
         _log.info("The worker hangs: %s. These are its stacks.", why)
+        self._show_stacks()
+        self._kill("it hung")
+
+    def end_alone(self, why: str) -> None:
+        """Kill workers that wait for a node which is gone, unless they notice it themselves."""
+        if self.asked or self.killed:
+            return
+        if not self.alone:
+            self.alone, self._patience = why, time.monotonic() + ALONE_SECONDS
+            _log.info("%s: the workers have %g s to end by themselves.", why.capitalize(), ALONE_SECONDS)
+        elif time.monotonic() > self._patience:
+            self._show_stacks()
+            self._kill("it waited for a node that is gone")
+
+    def _show_stacks(self) -> None:
         processes.send(processes.workers(self._launcher), signal.SIGUSR1)
         time.sleep(_STACKS_SECONDS)
-        self._kill("it hung")
 
     def _ask(self, number: signal.Signals) -> None:
         self.asked = number.name
+        self._on_stop()
         self.deadline = time.monotonic() + self._grace
         how = " Press Ctrl-C again to kill it at once." if number == signal.SIGINT else ""
         _log.info("Got %s: the worker has %g s to save a checkpoint and stop.%s", number.name, self._grace, how)

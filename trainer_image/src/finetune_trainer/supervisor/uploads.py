@@ -14,11 +14,9 @@ from dataclasses import dataclass
 
 from finetune_trainer.errors import RunError
 from finetune_trainer.publish import CheckpointStore, Outbox, Parcel
+from finetune_trainer.supervisor.mailbox import Hear
 
 _log = logging.getLogger(__name__)
-
-Hear = Callable[[float], signal.Signals | None]
-"""`Mailbox.get`."""
 
 LOOK_SECONDS = 0.5
 PAUSES = (1, 2, 5, 10, 30, 60)

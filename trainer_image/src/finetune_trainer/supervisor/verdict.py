@@ -29,15 +29,22 @@ def verdict(ending: Ending, work: WorkDir, oom_kills: int, limit: int | None) ->
     except (ValidationError, UnicodeDecodeError) as error:
         return Outcome(reason=Reason.INTERNAL_ERROR, message=f"the worker's outcome cannot be read: {error}")
     if told is not None:
+        if told.reason is Reason.PEER_LOST and ending.stop:  # who left first was asked to stop, too
+            return told.model_copy(update={"reason": Reason.PREEMPTED})
         stopped = told.reason is Reason.PREEMPTED and not ending.stop
         return _peer_lost(told, oom_kills, limit) if stopped else told
-    step = _step(work)
+    return _untold(ending, _step(work), oom_kills, limit)
+
+
+def _untold(ending: Ending, step: int, oom_kills: int, limit: int | None) -> Outcome:
     if ending.hang:
         return Outcome(reason=Reason.HANG, message=_hung(ending), hint="The pod's log has all stacks.", step=step)
     if ending.stop:
         return Outcome(reason=Reason.PREEMPTED, message=_stopped(ending), step=step)
     if ending.signal == "SIGKILL" and oom_kills > 0:
         return _out_of_memory(limit, step)
+    if ending.alone:
+        return Outcome(reason=Reason.PEER_LOST, message=ending.alone, hint="Read the log of that node.", step=step)
     return Outcome(reason=Reason.INTERNAL_ERROR, message=_died(ending), hint="Read the pod's log.", step=step)
 
 

@@ -8,7 +8,7 @@ from finetune_trainer.training.session import Session
 
 
 def bring_adapter(session: Session) -> Session:
-    """Download the adapter (first process only); return the session with the method that the adapter has.
+    """Download the adapter (one process a node); return the session with the method that the adapter has.
 
     Raises:
         RunError: A reason of storage, or InvalidConfiguration for a method that the adapter contradicts.
@@ -17,7 +17,7 @@ def bring_adapter(session: Session) -> Session:
     if given is None:
         return session
     folder = session.work.given_adapter
-    if session.processes.first:
+    if session.processes.leads:
         fetch_adapter(given.uri, run.storage, folder, session.reporter.chatter)
     session.processes.barrier()
     method = method_of(folder, run.method)

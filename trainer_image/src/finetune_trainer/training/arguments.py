@@ -65,12 +65,12 @@ def training_arguments(run: RunFile, folder: Path, dtype: torch.dtype) -> Any:
     extra = extra_arguments(run.training.extra_arguments)
     cpu = not torch.cuda.is_available()
     settings = {
-        **_optimization(run.training, run.processes),
+        **_optimization(run.training, run.world),
         "output_dir": str(folder),
         "bf16": dtype is torch.bfloat16,
         "fp16": dtype is torch.float16,
         "use_cpu": cpu,
-        "ddp_backend": "gloo" if cpu and run.processes > 1 else None,
+        "ddp_backend": "gloo" if cpu and run.world > 1 else None,
         "ddp_find_unused_parameters": False,
         "eval_strategy": "no",  # ScheduleCallback asks for evaluations
         "save_strategy": "steps",

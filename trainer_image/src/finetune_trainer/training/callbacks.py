@@ -1,5 +1,6 @@
 """What happens beside the training loop: progress, a stop between two steps, checkpoints to storage."""
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,17 @@ class TimedCheckpointCallback(TrainerCallback):  # type: ignore[misc]
         self._saved = self._clock()
 
 
+def bring_together(folder: Path, processes: Processes) -> None:
+    """Bring to the first node what other nodes wrote into their folder of a checkpoint: their random states."""
+    elsewhere = processes.leads and not processes.first
+    mine = {file.name: file.read_bytes() for file in folder.glob("*")} if elsewhere else {}
+    for files in processes.bring(mine):
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    if elsewhere:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
     """Offers each checkpoint to PID 1, which uploads it while training goes on."""
 
@@ -100,8 +112,10 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         """Offer the checkpoint that the Trainer has just written."""
         self._processes.barrier()  # every process writes its own random state into the folder
         step = state.global_step
+        folder = Path(args.output_dir) / f"checkpoint-{step}"
+        if self._processes.nodes > 1:
+            bring_together(folder, self._processes)
         if self._processes.first:
-            folder = Path(args.output_dir) / f"checkpoint-{step}"
             check_resumable(folder, step)
             self._outbox.put(folder, step, good=self._good())
         self._reporter.saved_step = step

@@ -24,7 +24,8 @@ def explain(error: Exception, run: RunFile, folder: Path) -> RunError:
     if isinstance(error, torch.OutOfMemoryError):
         return RunError(Reason.OUT_OF_GPU_MEMORY, f"out of GPU memory: {text[:600]}", _memory_hint(run))
     # gloo reports a dead peer as a plain RuntimeError.
-    if isinstance(error, distributed.DistError) or ("gloo" in text and "onnection" in text):
+    gone = "gloo" in text and any(word in text for word in ("onnection", "ocket", "imed out"))
+    if isinstance(error, distributed.DistError) or gone:
         return RunError(Reason.PEER_LOST, f"another process of this run is gone: {text[:600]}")
     return RunError(
         Reason.INTERNAL_ERROR,

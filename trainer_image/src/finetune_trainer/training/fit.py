@@ -177,14 +177,22 @@ def _check_vocabulary(base: Any, inputs: Inputs) -> None:
 
 
 def _newest_checkpoint(session: Session, checkpoints: CheckpointStore) -> Path | None:
-    """The newest checkpoint in storage, downloaded. What an older run left on this disk does not count."""
-    folder = session.work.checkpoints
-    if session.processes.first:
+    """The newest checkpoint in storage, downloaded. What an older run left on this disk does not count.
+
+    The first process finds out which one is whole; every other node takes the same.
+    """
+    folder, processes = session.work.checkpoints, session.processes
+    step = 0
+    if processes.leads:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        checkpoints.restore_newest(folder)
-    session.processes.barrier()
-    return next(iter(sorted(folder.glob("checkpoint-*"))), None)
+    if processes.first and (found := checkpoints.restore_newest(folder)):
+        step = int(found.name.rpartition("-")[2])
+    step = round(processes.sum(step))
+    if step and processes.leads and not processes.first:
+        checkpoints.restore(step, folder)
+    processes.barrier()
+    return folder / f"checkpoint-{step}" if step else None
 
 
 def _train(

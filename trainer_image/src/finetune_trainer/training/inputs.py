@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.outcome import DatasetReport
+from finetune_api.outcome import DatasetReport, Reason
 from finetune_trainer.data.collate import Collator
 from finetune_trainer.data.dataset import Dataset, report, show_trained
+from finetune_trainer.errors import RunError
 from finetune_trainer.preparation.rows import Rows, write_rows
 from finetune_trainer.preparation.stored import StoredRows
 from finetune_trainer.storage import Store
@@ -38,26 +39,35 @@ class Inputs:
 
 
 def bring_inputs(session: Session, store: Store) -> Inputs:
-    """Bring rows and model here in the first process; then map the rows in every process.
+    """Bring rows and model here in the first process of each node; then map the rows in every process.
 
-    The rows come from where the `prepare` stage has put them, or are made here where there was none. Rows that were
-    skipped go to `store`.
+    The rows come from where the `prepare` stage has put them. Where there was none the first process makes them, once,
+    and stores them for the other nodes. Rows that were skipped go to `store`.
 
     Raises:
         RunError: A reason of model, dataset or storage.
     """
     run, work, processes, reporter = session.run, session.work, session.processes, session.reporter
     rows = Rows(run, work, reporter.say, reporter.chatter)
-    revision = ""
+    stored, revision = StoredRows(store, run.uid, reporter.chatter), ""
 
     if processes.first:
-        prepared = StoredRows(store, run.uid, reporter.chatter).restore(rows.folders, work.staging)
+        prepared = stored.restore(rows.folders, work.staging)
         if not prepared:
             rows.fetch()  # before the model: a dataset is small beside it, and most mistakes are in it
         revision = fetch_model(run.model, run.storage, work.model, reporter.chatter)
         check_files(work.model)
         if not prepared:
             write_rows(rows, store)
+            if processes.nodes > 1:
+                stored.save(rows.folders, rows.keys(), work.staging)
+    elif processes.leads:
+        fetch_model(run.model, run.storage, work.model, reporter.chatter)
+        check_files(work.model)
+    processes.barrier()
+    if processes.leads and not processes.first and not stored.restore(rows.folders, work.staging):
+        message = f"the rows that the first node has stored in {store.uri} are not there"
+        raise RunError(Reason.STORAGE_UNAVAILABLE, message, "Keep others from deleting below the output prefix.")
     processes.barrier()
     tokenizer = load_tokenizer(work.model)
     train, *others = [Dataset.open(folder) for folder in rows.folders]

@@ -3,12 +3,14 @@
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import distributed
 
 TIMEOUT = timedelta(hours=6)
-"""While rank 0 downloads a large model the others wait at a barrier; a dead peer is noticed by torchrun, at once."""
+"""While rank 0 downloads a large model the others wait at a barrier. A dead peer is noticed at once: by torchrun on its
+own node, by PID 1 on another."""
 
 
 @dataclass(frozen=True)
@@ -17,22 +19,30 @@ class Processes:
 
     rank: int = 0
     world: int = 1
+    local_rank: int = 0
+    nodes: int = 1
 
     @classmethod
     def join(cls) -> "Processes":
         """Read torchrun's environment; with several processes, join the group (waits until all are there)."""
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(local_rank)
         if world > 1:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             distributed.init_process_group(backend, timeout=TIMEOUT)
-        return cls(rank, world)
+        return cls(rank, world, local_rank, world // int(os.environ.get("LOCAL_WORLD_SIZE", str(world))))
 
     @property
     def first(self) -> bool:
-        """Whether this process talks, downloads and publishes."""
+        """Whether this process talks, saves and publishes."""
         return self.rank == 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process downloads: the first one of its node, for no two nodes share a disk."""
+        return self.local_rank == 0 if self.nodes > 1 else self.first
 
     def barrier(self) -> None:
         """Wait for all."""
@@ -50,6 +60,12 @@ class Processes:
         total = torch.tensor([value], dtype=torch.float64)
         distributed.all_reduce(total)
         return float(total.item())
+
+    def bring(self, files: dict[str, bytes]) -> list[dict[str, bytes]]:
+        """Files by name from every process to the first one; the others get nothing."""
+        found: list[Any] | None = [None] * self.world if self.first else None
+        distributed.gather_object(files, found)
+        return found or []
 
     def device(self) -> torch.device:
         """Where this process computes."""
