@@ -3,35 +3,9 @@
 A case is YAML text, because part of what is judged is how scalars are read.
 """
 
-from dataclasses import dataclass
-from textwrap import dedent
-
-BASE = {
-    "metadata": "name: case",
-    "model": "uri: s3://models/tiny",
-    "dataset": "train: {uri: s3://datasets/train.jsonl}",
-    "output": "uri: s3://adapters/case",
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One job file and what must be said of it."""
-
-    sentence: str
-    text: str
-    field: str = ""
-    """For a refused case: the field that both judges must name; empty where the file as a whole is refused."""
-
-
-def _job(extra: str = "", **parts: str) -> str:
-    body = {**BASE, **parts}
-    metadata = body.pop("metadata")
-    lines = ["apiVersion: finetune.dev/v1alpha1", "kind: FineTuneJob", f"metadata: {{{metadata}}}", "spec:"]
-    lines += [f"  {name}: {{{text}}}" for name, text in body.items()]
-    lines += [f"  {line}" for line in dedent(extra).strip().splitlines()]
-    return "\n".join(lines) + "\n"
-
+from tests.api import taskcases
+from tests.api.jobtext import Case
+from tests.api.jobtext import job as _job
 
 ACCEPTED = [
     Case("the smallest job", _job()),
@@ -96,6 +70,7 @@ ACCEPTED = [
     Case(
         "deadlines, retries and a ttl", _job("retries: 0\ndeadlines: {activeSeconds: 60}\nttlSecondsAfterFinished: 0")
     ),
+    *taskcases.ACCEPTED,
 ]
 
 REFUSED = [
@@ -108,8 +83,8 @@ REFUSED = [
     Case("an unknown format", _job(dataset="train: {uri: s3://datasets/a}, format: Alpaca"), "spec.dataset.format"),
     Case(
         "a column that we do not know",
-        _job(dataset="train: {uri: s3://datasets/a}, columns: {question: q}"),
-        "spec.dataset.columns.question",
+        _job(dataset="train: {uri: s3://datasets/a}, columns: {passage: q}"),
+        "spec.dataset.columns.passage",
     ),
     Case(
         "a column without a name",
@@ -355,4 +330,5 @@ REFUSED = [
     ),
     Case("a null without a default", _job("evaluation: {everySteps: null}"), "spec.evaluation.everySteps"),
     Case("no spec", "apiVersion: finetune.dev/v1alpha1\nkind: FineTuneJob\nmetadata: {name: case}\n", "spec"),
+    *taskcases.REFUSED,
 ]

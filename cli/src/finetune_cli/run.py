@@ -65,6 +65,9 @@ def _published(outcome: Outcome, seconds: float) -> Table:
         table.add_row("adapter", f"{artifact.uri}  ({artifact.files} files, {artifact.bytes / 1e6:.1f} MB, verified)")
     if outcome.loss_before is not None and outcome.loss_after is not None:
         table.add_row("held-out loss", f"{outcome.loss_before:.4f} before, {outcome.loss_after:.4f} after")
+    for name, after in outcome.metrics_after.items():
+        before = outcome.metrics_before.get(name)
+        table.add_row(name, f"{before:.4f} before, {after:.4f} after" if before is not None else f"{after:.4f} after")
     if data := outcome.dataset:
         lost = (
             (data.dropped_rows, "too long and left out"),

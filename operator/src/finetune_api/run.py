@@ -6,7 +6,7 @@ from pydantic import Field
 
 from finetune_api.base import LOCAL, Object
 from finetune_api.names import Stage
-from finetune_api.v1alpha1 import Dataset, Evaluation, FineTuneJob, Method, Model, Output, Storage, Training
+from finetune_api.v1alpha1 import Dataset, Evaluation, FineTuneJob, Method, Model, Output, Storage, Task, Training
 
 
 class RunFile(Object):
@@ -33,6 +33,8 @@ class RunFile(Object):
     model: Model
     """As in the spec."""
     dataset: Dataset
+    """As in the spec."""
+    task: Task = Task()
     """As in the spec."""
     method: Method
     """As in the spec."""
@@ -68,6 +70,7 @@ class RunFile(Object):
             gpus=spec.resources.gpus,
             model=spec.model,
             dataset=spec.dataset,
+            task=spec.task,
             method=spec.method,
             training=spec.training.model_copy(update=smaller),
             evaluation=spec.evaluation,

@@ -10,6 +10,8 @@ from finetune_api.v1alpha1.combinations import COMBINATION_RULES
 from finetune_api.v1alpha1.data import Dataset, Model
 from finetune_api.v1alpha1.method import Method
 from finetune_api.v1alpha1.place import Deadlines, Output, Resources, Storage
+from finetune_api.v1alpha1.task import Task
+from finetune_api.v1alpha1.task_rules import TASK_RULES
 from finetune_api.v1alpha1.training import Evaluation, Training
 
 
@@ -25,11 +27,14 @@ class Spec(Object):
             field="training.batchSize",
         ),
         *COMBINATION_RULES,
+        *TASK_RULES,
     )
     model: Model
     """The base model."""
     dataset: Dataset
     """The rows to learn from."""
+    task: Task = Task()
+    """What the model learns to do."""
     method: Method = Method()
     """How the model is tuned."""
     training: Training = Training()
@@ -59,6 +64,7 @@ class Spec(Object):
 IMMUTABLE_FIELDS = (
     "model",
     "dataset",
+    "task",
     "method",
     "training",
     "evaluation",

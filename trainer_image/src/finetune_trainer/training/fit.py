@@ -21,6 +21,8 @@ from finetune_trainer.methods.lora import loraplus_optimizer
 from finetune_trainer.methods.quantization import compute_dtype, stored_dtype
 from finetune_trainer.methods.start import Start, start_of
 from finetune_trainer.publish import CheckpointStore, Outbox
+from finetune_trainer.tasks.measure import measure
+from finetune_trainer.tasks.task import Task
 from finetune_trainer.training.arguments import training_arguments
 from finetune_trainer.training.batches import Batches, batches
 from finetune_trainer.training.callbacks import (
@@ -31,8 +33,8 @@ from finetune_trainer.training.callbacks import (
 )
 from finetune_trainer.training.divergence import Divergence
 from finetune_trainer.training.guard import DivergenceCallback, check_evaluation
+from finetune_trainer.training.headconfig import save_head_config
 from finetune_trainer.training.inputs import Inputs
-from finetune_trainer.training.loss import mean_nll
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.paths import choose_paths
 from finetune_trainer.training.scores import Scores
@@ -64,17 +66,18 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
         Stopped: After the checkpoint of the last step is in the outbox.
     """
     run, reporter, processes = session.run, session.reporter, session.processes
+    task, seed = inputs.task, run.training.seed
     reporter.say("loading the base model")
     dtype = compute_dtype(run.training.precision)
-    base = load_base(session.work.model, run.method, stored_dtype(run.method, dtype), processes.device())
+    base = load_base(session.work.model, run.method, stored_dtype(run.method, dtype), processes.device(), task, seed)
     session.stop.check()
     _check_vocabulary(base, inputs)
     # Before the adapter comes: some methods take their start out of the base.
     data = batches(session, inputs)
-    before = _evaluate(session, data, base, "the base model")
-    batch = inputs.collator(inputs.train.rows.shortest(PROBE_ROWS))
-    base_logits = logits(base, batch, processes.device(), dtype)
-    model = add_adapter(base, run.method, run.training.seed)
+    before = _evaluate(session, task, data, base, "the base model")
+    batch = task.collator(inputs.train.rows.shortest(PROBE_ROWS))
+    base_logits = logits(base, batch, processes.device(), dtype, task)
+    model = add_adapter(base, run.method, seed, task)
     if run.model.adapter:
         load_given(model, session.work.given_adapter)
     reporter.say(_describe(model))
@@ -90,9 +93,9 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
         step = _train(session, trainer, model, checkpoint, kept)
     if kept:
         kept.finish()
-    after = _evaluate(session, data, model, "the trained model")
+    after = _evaluate(session, task, data, model, "the trained model")
     paths.turn_off()  # what is saved is compared with plain peft
-    trained = Probe(batch, logits(model, batch, processes.device(), dtype), base_logits)
+    trained = Probe(batch, logits(model, batch, processes.device(), dtype, task), base_logits, task)
     if processes.first:
         _save(session, inputs, model, adapter)
     return Fitted(step, before, after, start, trained)
@@ -108,6 +111,7 @@ def _trainer(session: Session, inputs: Inputs, data: Batches, model: Any, dtype:
         stop=session.stop,
         reporter=session.reporter,
         rows=inputs.train.rows,
+        task=inputs.task,
         model=model,
         args=arguments,
         optimizers=(loraplus_optimizer(model, run.method, arguments), None),
@@ -174,14 +178,15 @@ def _train(session: Session, trainer: Any, model: Any, checkpoint: Path | None, 
     return int(trainer.state.global_step)
 
 
-def _evaluate(session: Session, data: Batches, model: Any, whose: str) -> Scores | None:
+def _evaluate(session: Session, task: Task, data: Batches, model: Any, whose: str) -> Scores | None:
     if data.evaluation is None:
         return None
     reporter = session.reporter
     what = "packs" if session.run.training.packing else "rows"
     reporter.phase(ActiveReason.EVALUATING, f"evaluating {whose} on {len(data.evaluation)} held-out {what}")
     batch_size = session.run.evaluation.batch_size
-    mean = mean_nll(
+    scores = measure(
+        task,
         model,
         data.evaluation,
         data.collator,
@@ -189,8 +194,9 @@ def _evaluate(session: Session, data: Batches, model: Any, whose: str) -> Scores
         session.processes,
         lambda done: reporter.chatter(f"evaluating {whose}: {done} {what} done"),
     )
-    scores = Scores(check_evaluation(mean, whose))
-    reporter.say(f"evaluation loss of {whose}: {scores.loss:.4f}")
+    check_evaluation(scores.loss, whose)
+    told = "".join(f", {name} {value:.4f}" for name, value in scores.metrics.items())
+    reporter.say(f"evaluation loss of {whose}: {scores.loss:.4f}{told}")
     return scores
 
 
@@ -203,6 +209,8 @@ def _save(session: Session, inputs: Inputs, model: Any, folder: Path) -> None:
         config.revision = inputs.revision or source.revision
     shutil.rmtree(folder, ignore_errors=True)
     save_adapter(model, session.run.method, folder, session.work.start)
+    if inputs.task.kind.has_head:
+        save_head_config(model, inputs, folder)
     inputs.tokenizer.save_pretrained(folder)
 
 

@@ -52,6 +52,8 @@ def execute(session: Session) -> Outcome:
         dataset=inputs.report,
         loss_before=fitted.before.loss if fitted.before else None,
         loss_after=fitted.after.loss if fitted.after else None,
+        metrics_before=dict(fitted.before.metrics) if fitted.before else {},
+        metrics_after=dict(fitted.after.metrics) if fitted.after else {},
         peak_memory_bytes=peak_memory(),
     )
 
@@ -59,14 +61,15 @@ def execute(session: Session) -> Outcome:
 def _verify(session: Session, fitted: Fitted) -> None:
     """Load what was saved into a fresh base model and compare it with what was trained."""
     run, work, device = session.run, session.work, session.processes.device()
+    task = fitted.probe.task
     session.reporter.phase(ActiveReason.PUBLISHING, "checking the saved adapter on a fresh base model")
     check_weights(work.adapter, fitted.start)
     dtype = compute_dtype(run.training.precision)
     if run.method.type is MethodType.FULL:
-        whole = load_base(work.adapter, run.method, stored_dtype(run.method, dtype), device)
+        whole = load_base(work.adapter, run.method, stored_dtype(run.method, dtype), device, task)
         session.reporter.say(check_model(whole, fitted.probe, device, dtype))
         return
-    base = load_base(work.model, run.method, dtype, device)
+    base = load_base(work.model, run.method, dtype, device, task)
     session.reporter.say(check_reload(base, work.adapter, fitted.probe, device))
 
 
