@@ -119,20 +119,24 @@ def tagged_words(count: int, start: int = 0) -> list[Row]:
 
 def translations(count: int, start: int = 0) -> list[Row]:
     """The target repeats the source's number."""
-    return [{"source": f"say {n}", "target": f"{n} it is"} for n in range(start, start + count)]
+    return [
+        {"source": f"{'please ' * (n % 3)}say {n}", "target": f"{n} it is{'!' * (n % 2)}"}
+        for n in range(start, start + count)
+    ]
 
 
 def questions(count: int, start: int = 0) -> list[Row]:
-    """The answer is the number in the context."""
+    """The answer is the number in the context, of three digits; it stands in one of three places."""
     rows = []
     for n in range(start, start + count):
-        context = f"{'Well, ' * (n % 3)}{n} coins."
-        place = context.index(str(n))
+        number = str(100 + 7 * n)
+        context = f"{'Well, ' * (n % 3)}{number} coins."
+        place = context.index(number)
         rows.append(
             {
                 "question": "How many?",
                 "context": context,
-                "answers": {"text": [str(n), f"{n} coins"], "answer_start": [place, place]},
+                "answers": {"text": [number, f"{number} coins"], "answer_start": [place, place]},
             }
         )
     return rows

@@ -10,6 +10,15 @@ from finetune_api.run import RunFile
 from finetune_trainer.methods.describe import described, library, stored, tags
 from finetune_trainer.training.fit import Fitted
 from finetune_trainer.training.inputs import Inputs
+from finetune_trainer.training.taskcard import (
+    confusion_table,
+    how_to_load,
+    label_names,
+    measured,
+    task_facts,
+    task_header,
+    trained,
+)
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 
@@ -33,6 +42,7 @@ def facts(run: RunFile, inputs: Inputs, fitted: Fitted) -> dict[str, object]:
         "steps": fitted.step,
         "lossBefore": fitted.before.loss if fitted.before else None,
         "lossAfter": fitted.after.loss if fitted.after else None,
+        **task_facts(run, label_names(inputs.task), fitted.before, fitted.after),
         "versions": {"finetune-operator": __version__} | {package: version(package) for package in PACKAGES},
     }
 
@@ -41,6 +51,7 @@ def model_card(run: RunFile, inputs: Inputs, fitted: Fitted, record: dict[str, A
     """README.md of the adapter: short, and nothing in it that was not measured."""
     base, revision = run.model.uri.removeprefix("hf://"), record["baseModel"]["revision"]
     header: dict[str, object] = {"library_name": library(run.method), "tags": tags(run.method)}
+    header |= task_header(run.task.type)
     if run.model.uri.startswith("hf://"):
         header["base_model"] = base
     data = inputs.report
@@ -52,26 +63,25 @@ def model_card(run: RunFile, inputs: Inputs, fitted: Fitted, record: dict[str, A
         f"{training.scheduler} schedule, seed {training.seed}"
     )
     dataset = (
-        f"- Data: {data.rows} rows, {data.tokens} tokens, {data.trained_tokens} of them trained; {data.dropped_rows} "
+        f"- Data: {data.rows} rows, {data.tokens} tokens, {trained(run.task.type, data)}; {data.dropped_rows} "
         f"rows longer than {run.training.max_length} tokens left out, {data.truncated_rows} cut there, "
         f"{data.invalid_rows} skipped because they could not be used; sha256 `{data.sha256}`"
     )
     adapter = f"{described(run.method)} for `{base}`"
     at = f" at revision `{revision}`" if revision else ""
     at += f", trained on from `{run.model.adapter.uri}`." if run.model.adapter else "."
-    facts_list = [method, dataset, _losses(data.evaluation_rows, fitted), f"- Made with {versions}"]
-    return (
-        "\n\n".join(
-            [f"---\n{yaml.safe_dump(header, sort_keys=False)}---", f"# {run.name}", adapter + at, "\n".join(facts_list)]
-        )
-        + "\n"
-    )
-
-
-def _losses(rows: int, fitted: Fitted) -> str:
-    if fitted.before is None or fitted.after is None:
-        return "- Not evaluated: the job named no held-out rows"
-    return (
-        f"- Mean loss per trained token (nats) on {rows} held-out rows: {fitted.before.loss:.4f} before, "
-        f"{fitted.after.loss:.4f} after"
-    )
+    facts_list = [
+        method,
+        dataset,
+        measured(run.task.type, data.evaluation_rows, fitted.before, fitted.after),
+        f"- Made with {versions}",
+    ]
+    parts = [
+        f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
+        f"# {run.name}",
+        adapter + at,
+        "\n".join(facts_list),
+        confusion_table(label_names(inputs.task), fitted.after),
+        how_to_load(run, inputs.task, base),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
