@@ -17,7 +17,7 @@ from finetune_trainer.data.options import Options
 from finetune_trainer.data.source import Source
 from finetune_trainer.data.tokens import IGNORED
 from finetune_trainer.errors import RunError
-from tests.trainer.datafiles import Prepared, line, prepared, refused
+from tests.trainer.datafiles import Prepared, decode, line, prepared, refused
 from tests.trainer.taskmodels import END, encoder_tokenizer, seq2seq_tokenizer
 
 TOKENIZER = encoder_tokenizer()
@@ -90,6 +90,24 @@ def test_a_target_ends_with_the_end_token(tmp_path: Path) -> None:
             tokenizer("c")["input_ids"],
         )
         assert row.labels[-1] == END
+
+
+def test_a_tokenizer_without_ends_gets_one(tmp_path: Path) -> None:
+    """The target ends with the end token all the same, and the source is as its tokenizer writes it."""
+    (row,) = prepared(tmp_path, {"a.jsonl": line({"source": "ab", "target": "c"})}, task=TARGETS).dataset.rows
+    assert decode(row.input_ids.tolist()) == "ab"
+    assert decode(row.labels.tolist()) == "c<|im_end|>"
+
+
+def test_a_target_counts_as_its_source_does(tmp_path: Path) -> None:
+    """The longer of the two is what maxLength limits."""
+    rows = [
+        {"source": "a", "target": "abcdefgh"},
+        {"source": "abcdefgh", "target": "a"},
+        {"source": "a", "target": "a"},
+    ]
+    facts = read(tmp_path, TARGETS, rows, max_length=6).dataset.facts
+    assert (facts.dropped, facts.longest) == (2, 9)
 
 
 def test_an_answer_is_its_first_and_last_token(tmp_path: Path) -> None:
@@ -215,11 +233,12 @@ def test_a_long_row_is_cut_as_its_tokenizer_cuts(task: Task, tmp_path: Path) -> 
 
 def test_an_answer_behind_the_cut_is_left_out_and_counted(tmp_path: Path) -> None:
     """The context is cut, never the question: a row whose answer is lost trains nothing, another one stays."""
-    early = {**ANSWER, "answers": {"text": ["Ann"], "answer_start": [0]}}
-    data = read(tmp_path, ANSWERS, [ANSWER, early], max_length=12, overlong="Truncate").dataset
+    who = {"question": "who on earth is it?"}  # longer than its context
+    early = {**ANSWER, **who, "answers": {"text": ["Ann"], "answer_start": [0]}}
+    data = read(tmp_path, ANSWERS, [{**ANSWER, **who}, early], max_length=27, overlong="Truncate").dataset
     assert (data.facts.dropped, data.facts.truncated, len(data.rows)) == (1, 1, 1)
     (row,) = data.rows
-    assert TOKENIZER.decode(row.input_ids) == "<|im_start|>who?<|im_end|>Ann a<|im_end|>"
+    assert TOKENIZER.decode(row.input_ids) == "<|im_start|>who on earth is it?<|im_end|>Ann a<|im_end|>"
     assert TOKENIZER.decode(row.input_ids[row.labels[0] : row.labels[1] + 1]) == "Ann"
 
 

@@ -12,6 +12,7 @@ HAND = [
     # counts[true][predicted], accuracy and macro F1 worked out on paper
     ([[3, 1], [2, 4]], 7 / 10, (2 * 3 / (4 + 5) + 2 * 4 / (6 + 5)) / 2),
     ([[5, 0, 0], [0, 0, 0], [2, 0, 3]], 8 / 10, (2 * 5 / 12 + 2 * 3 / 8) / 2),  # the second label never occurs
+    ([[3, 0, 1], [0, 2, 0], [0, 0, 0]], 5 / 6, (2 * 3 / 7 + 1 + 0) / 3),  # the third never occurs, and is predicted
     ([[0, 4], [0, 6]], 6 / 10, (0 + 2 * 6 / 16) / 2),  # the first label is never predicted
     ([[0, 0], [3, 0]], 0.0, 0.0),
 ]
@@ -45,6 +46,7 @@ def test_metrics_of_counts(counts: list[list[int]], accuracy: float, f1: float) 
         ("The Cat.", "a cat", 1.0, 1.0),
         ("black cat", "the black dog", 0.0, 0.5),
         ("cat cat", "cat", 0.0, 2 / 3),
+        ("cat cat dog", "cat cat", 0.0, 4 / 5),
         ("dog", "cat", 0.0, 0.0),
         ("the", "", 1.0, 1.0),
         ("another", "other", 0.0, 0.0),
@@ -68,3 +70,8 @@ def test_the_likeliest_span_is_one() -> None:
         }  # fmt: skip
         first, last = max(tried, key=lambda pair: tried[pair])
         assert best_span(starts, ends, spans, context) == context[first : last + 1]
+    for tokens, told in ((30, context[:30]), (31, context[30])):  # one token more than an answer may have
+        starts, ends = np.zeros((2, len(spans)), np.float32)
+        starts[2], ends[2 + tokens - 1] = 1, 2
+        starts[2 + tokens - 1] = 0.5
+        assert best_span(starts, ends, spans, context) == told
