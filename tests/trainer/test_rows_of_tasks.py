@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Regex, normalizers
 
 from finetune_api.outcome import Reason
@@ -17,6 +18,7 @@ from finetune_trainer.data.options import Options
 from finetune_trainer.data.source import Source
 from finetune_trainer.data.tokens import IGNORED
 from finetune_trainer.errors import RunError
+from finetune_trainer.tasks.collate import TargetCollator
 from tests.trainer.datafiles import Prepared, decode, line, prepared, refused
 from tests.trainer.taskmodels import END, encoder_tokenizer, seq2seq_tokenizer
 
@@ -68,6 +70,18 @@ def test_two_texts_are_told_apart(tmp_path: Path) -> None:
     assert row.input_ids.tolist() == plain["input_ids"]
     assert row.segments is not None
     assert row.segments.tolist() == plain["token_type_ids"] == [0, 0, 0, 0, 1, 1]
+
+
+def test_a_batch_is_what_the_tokenizer_would_pad(tmp_path: Path) -> None:
+    """Pairs of unlike lengths: tokens, attention and segments; a model without segments is given none."""
+    pairs = [("ab", "c"), ("a", "bcdef")]
+    rows = read(tmp_path, TEXTS, [{"text": a, "text_pair": b, "label": b} for a, b in pairs]).dataset.rows
+    plain = TOKENIZER(*map(list, zip(*pairs, strict=True)), padding=True, return_tensors="pt")
+    batch = TargetCollator(0, segments=True)(list(rows))
+    assert batch.pop("labels").tolist() == [[1], [0]]  # bcdef comes before c
+    assert batch.keys() == plain.keys()
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in batch.items())
+    assert "token_type_ids" not in TargetCollator(0, segments=False)(list(rows))
 
 
 def test_a_word_is_labelled_at_its_first_token(tmp_path: Path) -> None:
