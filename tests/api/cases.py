@@ -3,10 +3,11 @@
 A case is YAML text, because part of what is judged is how scalars are read.
 """
 
-from tests.api.case import Case
-from tests.api.case import job as _job
+from tests.api import taskcases
 from tests.api.cases_output import ACCEPTED as ACCEPTED_OUTPUTS
 from tests.api.cases_output import REFUSED as REFUSED_OUTPUTS
+from tests.api.jobtext import Case
+from tests.api.jobtext import job as _job
 
 ACCEPTED = [
     *ACCEPTED_OUTPUTS,
@@ -74,6 +75,7 @@ ACCEPTED = [
     Case(
         "deadlines, retries and a ttl", _job("retries: 0\ndeadlines: {activeSeconds: 60}\nttlSecondsAfterFinished: 0")
     ),
+    *taskcases.ACCEPTED,
 ]
 
 REFUSED = [
@@ -87,8 +89,8 @@ REFUSED = [
     Case("an unknown format", _job(dataset="train: {uri: s3://datasets/a}, format: Alpaca"), "spec.dataset.format"),
     Case(
         "a column that we do not know",
-        _job(dataset="train: {uri: s3://datasets/a}, columns: {question: q}"),
-        "spec.dataset.columns.question",
+        _job(dataset="train: {uri: s3://datasets/a}, columns: {passage: q}"),
+        "spec.dataset.columns.passage",
     ),
     Case(
         "a column without a name",
@@ -341,4 +343,5 @@ REFUSED = [
     ),
     Case("a null without a default", _job("evaluation: {everySteps: null}"), "spec.evaluation.everySteps"),
     Case("no spec", "apiVersion: finetune.dev/v1alpha1\nkind: FineTuneJob\nmetadata: {name: case}\n", "spec"),
+    *taskcases.REFUSED,
 ]

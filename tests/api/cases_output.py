@@ -1,6 +1,6 @@
 """Cases of spec.output: merged models, and adapters for vLLM."""
 
-from tests.api.case import Case, job
+from tests.api.jobtext import Case, job
 
 _HELD_OUT = "train: {uri: s3://datasets/train.jsonl}, evaluation: {uri: s3://datasets/eval.jsonl}"
 

@@ -39,7 +39,11 @@ def test_any_message_fits(reason: Reason, message: str, hint: str) -> None:
     artifact = Artifact(uri="s3://" + "a" * 500, manifest_sha256="0" * 64, bytes=1, files=2)
     numbers = {name: 2**53 for name, field in DatasetReport.model_fields.items() if field.annotation is int}
     report = DatasetReport(sha256="0" * 64, format="PromptCompletion", **numbers)
-    outcome = Outcome(reason=reason, message=message, hint=hint, artifact=artifact, dataset=report, loss_before=1.5)
+    metrics = {f"{'m' * 31}{number}": 1 / 3 for number in range(8)}
+    outcome = Outcome(
+        reason=reason, message=message, hint=hint, artifact=artifact, dataset=report, loss_before=1.5,
+        metrics_before=metrics, metrics_after=metrics,
+    )  # fmt: skip
 
     text = outcome.to_termination_message()
 
@@ -47,4 +51,5 @@ def test_any_message_fits(reason: Reason, message: str, hint: str) -> None:
     json.loads(text)
     back = Outcome.from_termination_message(text)
     assert (back.reason, back.artifact, back.dataset, back.loss_before) == (reason, artifact, report, 1.5)
+    assert back.metrics_before == back.metrics_after == metrics
     assert message.startswith(back.message.removesuffix(" ..."))

@@ -27,6 +27,7 @@ time.sleep(0.3)  # a checkpoint takes its time
 (folder / "signals").write_text(" ".join(str(int(number)) for number in signals))
 if reason == "none":
     sys.exit(70)
-outcome = Outcome(reason=Reason(reason), message="the message", hint="the hint", step=3)
+measured = {"metrics_before": {"accuracy": 0.5}, "metrics_after": {"accuracy": 0.75, "macroF1": 2 / 3}}
+outcome = Outcome(reason=Reason(reason), message="the message", hint="the hint", step=3, **measured)
 Path(arguments["--termination-log"]).write_text(outcome.to_termination_message())
 sys.exit(outcome.reason.exit_code)

@@ -1,6 +1,7 @@
 """What `finetune run` promises whatever the trainer does; the trainer here is a stand-in that takes milliseconds."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,6 +62,9 @@ def test_the_exit_code_is_the_trainers(tmp_path: Path, reason: Reason) -> None:
     assert "loss 1.2345" in output
     if reason is not Reason.PUBLISHED:
         assert all(text in output for text in (reason, "the message", "the hint"))
+    else:
+        assert re.search(r"accuracy +0\.5000 before, 0\.7500 after", output)
+        assert re.search(r"macroF1 +0\.6667 after", output)
 
 
 def test_the_trainers_log_is_kept_and_shown_when_asked(tmp_path: Path) -> None:

@@ -9,7 +9,14 @@ from finetune_cli import jobfile
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-JOBS = sorted([*EXAMPLES.glob("*.yaml"), *EXAMPLES.glob("*/job.yaml"), *EXAMPLES.glob("methods/*.yaml")])
+JOBS = sorted(
+    [
+        *EXAMPLES.glob("*.yaml"),
+        *EXAMPLES.glob("*/job.yaml"),
+        *EXAMPLES.glob("methods/*.yaml"),
+        *EXAMPLES.glob("tasks/*.yaml"),
+    ]
+)
 
 
 def test_there_are_examples() -> None:
@@ -19,6 +26,7 @@ def test_there_are_examples() -> None:
         "examples/demo/job.yaml",
         "examples/quickstart/job.yaml",
         "examples/methods/qlora.yaml",
+        "examples/tasks/seq2seq.yaml",
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_api.v1alpha1 import Dataset as Spec
+from finetune_api.v1alpha1 import Task
 from finetune_trainer.data.dataset import Dataset
 from finetune_trainer.data.options import Options
 from finetune_trainer.data.prepare import prepare
@@ -62,6 +63,8 @@ def prepared(
     *,
     trains: bool = True,
     tokenizer: Any = TOKENIZER,
+    task: Task | None = None,
+    labels: list[str] | None = None,
     **options: Any,
 ) -> Prepared:
     """Write files into `folder`, in their order, and prepare them; keywords are of spec.dataset."""
@@ -75,7 +78,8 @@ def prepared(
     )
     spec = Spec.model_validate_json(json.dumps({"train": {"uri": "s3://data/rows.jsonl"}, **options}))
     said: list[str] = []
-    prepare(source, Options(spec, max_length, trains=trains), tokenizer, folder / "rows", "key", said.append)
+    reading = Options(spec, max_length, trains, task or Task(), labels)
+    prepare(source, reading, tokenizer, folder / "rows", "key", said.append)
     return Prepared(Dataset.open(folder / "rows"), said, folder)
 
 

@@ -25,10 +25,10 @@ from finetune_trainer.training import finish, fit, reporter, run, start, trainer
 PLACES: dict[str, tuple[Any, str]] = {
     "inputs": (run, "bring_inputs"),
     "load": (fit, "load_base"),
-    "measure": (fit, "mean_nll"),
+    "measure": (fit, "measure"),
     "restore": (CheckpointStore, "restore_newest"),
     "step": (trainer.SupervisedTrainer, "training_step"),
-    "evaluate": (trainer, "mean_nll"),
+    "evaluate": (trainer, "measure"),
     "save": (trainer.SupervisedTrainer, "_save_checkpoint"),
     "offer": (Outbox, "put"),
     "upload": (CheckpointStore, "save"),

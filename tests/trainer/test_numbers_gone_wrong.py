@@ -18,9 +18,11 @@ from finetune_trainer.data.tokens import TokenRow
 from finetune_trainer.errors import RunError
 from finetune_trainer.publish import CheckpointStore
 from finetune_trainer.storage import open_store
+from finetune_trainer.tasks import causal_lm
 from finetune_trainer.training import fit, trainer
 from finetune_trainer.training.guard import name_rows
 from finetune_trainer.training.run import execute
+from finetune_trainer.training.scores import Scores
 from tests.trainer.callbacks import add_to_trainers
 from tests.trainer.tinyrun import run_file, session, uploading
 from tests.trainer.written import write_rows
@@ -102,12 +104,12 @@ def test_a_row_that_gives_nan_is_named(
 ) -> None:
     """The loss of one row is NaN: the run ends in that very micro-batch of two rows, and keeps good weights."""
     run = run_file(tmp_path, model, checkpoints={"everySteps": 1}, maxSteps=5)
-    real = trainer.nll_sum
+    real = causal_lm.nll_sum
 
     def poisoned(model: Any, batch: Any, **more: Any) -> torch.Tensor:
         return real(model, batch, **more) * (float("nan") if is_bad(batch) else 1.0)
 
-    monkeypatch.setattr(trainer, "nll_sum", poisoned)
+    monkeypatch.setattr(causal_lm, "nll_sum", poisoned)
     watch = _Watch()
     add_to_trainers(monkeypatch, watch)
     error = _fails(run, tmp_path)
@@ -142,7 +144,7 @@ def test_an_evaluation_that_is_nan(model: Path, tmp_path: Path, monkeypatch: pyt
     """In the middle of training or outside of it, it is no result."""
     run = run_file(tmp_path, model)
     run = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"every_steps": 2})})
-    monkeypatch.setattr(where, "mean_nll", lambda *_: float("nan"))
+    monkeypatch.setattr(where, "measure", lambda *_: Scores(float("nan")))
     with uploading(run, tmp_path / "work"), pytest.raises(RunError, match=r"evaluation loss of .* is nan") as caught:
         execute(session(run, tmp_path / "work"))
     assert caught.value.reason is Reason.NON_FINITE_LOSS

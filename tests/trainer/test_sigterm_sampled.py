@@ -11,6 +11,7 @@ import pytest
 
 from finetune_trainer.publish import Outbox
 from finetune_trainer.training import fit, trainer
+from finetune_trainer.training.scores import Scores
 from finetune_trainer.workdir import WorkDir
 from finetune_trainer.worker import main
 from tests.trainer.tinyrun import execute, run_file, uploading
@@ -21,7 +22,7 @@ STEPS = 4
 PLACES: dict[str, tuple[Any, str, int]] = {
     "load": (fit, "load_base", 1),
     "step": (trainer.SupervisedTrainer, "training_step", 2 * STEPS),
-    "evaluate": (trainer, "nll_sum", 2 * STEPS),
+    "evaluate": (trainer.SupervisedTrainer, "compute_loss", 2 * STEPS),
     "save": (trainer.SupervisedTrainer, "_save_checkpoint", 2),
     "offer": (Outbox, "put", 2),
 }
@@ -91,14 +92,14 @@ def test_an_evaluation_is_cut_short(
     """A stop in the middle of an evaluation does not wait for its end, and loses no step that was done."""
     run = _run(tmp_path, model)
     batches = []
-    real = trainer.mean_nll
+    real = trainer.measure
 
-    def evaluate(model: Any, rows: Any, collator: Any, _size: int, processes: Any, _: Any, cut: Any) -> float:
+    def evaluate(task: Any, model: Any, rows: Any, collator: Any, _: int, processes: Any, *rest: Any) -> Scores:
         os.kill(os.getpid(), signal.SIGTERM)
-        return real(model, rows, collator, 1, processes, batches.append, cut)
+        return real(task, model, rows, collator, 1, processes, batches.append, rest[1])
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "mean_nll", evaluate)
+        patch.setattr(trainer, "measure", evaluate)
         assert _work_here(run, tmp_path, "first") == 75
     outcome = WorkDir(tmp_path / "first").read_outcome()
     assert outcome is not None

@@ -71,6 +71,9 @@ def _published(outcome: Outcome, seconds: float) -> Table:
         table.add_row("held-out loss", f"{outcome.loss_before:.4f} before, {outcome.loss_after:.4f} after")
     if outcome.loss_merged is not None:
         table.add_row("merged", f"{outcome.loss_merged:.4f}, in merged/")
+    for name, after in outcome.metrics_after.items():
+        before = outcome.metrics_before.get(name)
+        table.add_row(name, f"{before:.4f} before, {after:.4f} after" if before is not None else f"{after:.4f} after")
     _tell_dataset(table, outcome)
     if outcome.peak_memory_bytes:
         table.add_row("peak memory", f"{outcome.peak_memory_bytes / 1e9:.1f} GB")

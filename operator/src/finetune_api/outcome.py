@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 MAX_MESSAGE_BYTES = 4096
+MAX_METRICS = 8
 
 
 class ExitCode(IntEnum):
@@ -199,6 +200,9 @@ class Outcome(_Document):
     loss_after: float | None = None
     loss_merged: float | None = None
     """Of the merged model, in the dtype it is published in."""
+    metrics_before: dict[str, float] = Field(default={}, max_length=MAX_METRICS)
+    """What the task measures on the held-out rows beside the loss, by name; see `loss_before`."""
+    metrics_after: dict[str, float] = Field(default={}, max_length=MAX_METRICS)
     peak_memory_bytes: int | None = Field(default=None, ge=0)
     """Measured: of the GPU where there is one, else of the training process."""
     estimated_memory_bytes: int | None = Field(default=None, ge=0)

@@ -16,6 +16,7 @@ from finetune_api.v1alpha1 import (
     Model,
     Output,
     Storage,
+    Task,
     Training,
 )
 
@@ -50,6 +51,8 @@ class RunFile(Object):
     model: Model
     """As in the spec."""
     dataset: Dataset
+    """As in the spec."""
+    task: Task = Task()
     """As in the spec."""
     method: Method
     """As in the spec."""
@@ -92,6 +95,7 @@ class RunFile(Object):
             gpus=spec.resources.gpus,
             model=spec.model,
             dataset=spec.dataset,
+            task=spec.task,
             method=spec.method,
             training=spec.training.model_copy(update=smaller),
             evaluation=spec.evaluation,

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from finetune_api.base import Object
+from finetune_api.outcome import MAX_METRICS
 
 Time = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
 Short = Annotated[str, Field(max_length=64)]
@@ -12,6 +13,7 @@ Name = Annotated[str, Field(max_length=253)]
 Message = Annotated[str, Field(max_length=4096)]
 Number = Annotated[int, Field(ge=0, le=9_007_199_254_740_991)]
 SignedDecimal = Annotated[str, Field(max_length=24)]
+Metrics = Annotated[dict[str, SignedDecimal], Field(max_length=MAX_METRICS)]
 
 MAX_ATTEMPTS_LISTED = 20
 """Older attempts fall out of `status.attempts`; the counters stay right."""
@@ -104,7 +106,7 @@ class ArtifactStatus(Object):
 
 
 class EvaluationStatus(Object):
-    """Evaluation loss on the held-out rows: mean negative log-likelihood per trained token, in nats."""
+    """On the held-out rows; the loss is the mean negative log-likelihood per trained token or label, in nats."""
 
     loss_before: SignedDecimal | None = None
     """Of the base model."""
@@ -112,6 +114,10 @@ class EvaluationStatus(Object):
     """With the adapter."""
     loss_merged: SignedDecimal | None = None
     """Of the merged model, where output.merge asks for one."""
+    metrics_before: Metrics | None = None
+    """What the task measures beside the loss, for instance accuracy, from 0 to 1: of the base model."""
+    metrics_after: Metrics | None = None
+    """With the adapter."""
 
 
 class MemoryStatus(Object):

@@ -156,7 +156,11 @@ def show_outcome(status: Status, outcome: Outcome) -> None:
             "loss_after": _decimal(outcome.loss_after),
             "loss_merged": _decimal(outcome.loss_merged),
         }
-        status.evaluation = EvaluationStatus().model_copy(update=losses)
+        metrics = {
+            "metrics_before": _decimals(outcome.metrics_before),
+            "metrics_after": _decimals(outcome.metrics_after),
+        }
+        status.evaluation = EvaluationStatus().model_copy(update=losses | metrics)
     told = {"estimated_bytes": outcome.estimated_memory_bytes, "peak_bytes": outcome.peak_memory_bytes}
     known = {name: value for name, value in told.items() if value is not None}
     if known:
@@ -180,6 +184,12 @@ def duration(seconds: int) -> str:
 
 def _decimal(value: float | None) -> str | None:
     return clip(f"{value:.4f}", 24) if value is not None and math.isfinite(value) else None
+
+
+def _decimals(values: dict[str, float]) -> dict[str, str] | None:
+    """Metrics as the status holds them; what is no number is left out."""
+    told = {name[:32]: _decimal(value) for name, value in values.items()}
+    return {name: text for name, text in told.items() if text is not None} or None
 
 
 def _told(timestamp: float) -> str | None:

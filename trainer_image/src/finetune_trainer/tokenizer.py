@@ -1,5 +1,6 @@
 """Load the tokenizer from a local folder."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,14 @@ def load_tokenizer(folder: Path) -> Any:
             "Save it with transformers as a fast tokenizer and upload it again.",
         )
     return tokenizer
+
+
+def length_limit(folder: Path, tokenizer: Any, wanted: int) -> int:
+    """How many tokens a row may have: `wanted`, or less where the model has no more positions."""
+    config = json.loads((folder / "config.json").read_bytes())
+    # Embeddings of positions start behind the pad's own in models that are made as RoBERTa is; their tokenizer knows.
+    places = config.get("max_position_embeddings")
+    return min(wanted, int(tokenizer.model_max_length), places if isinstance(places, int) else wanted)
 
 
 def unloadable(what: str, error: Exception) -> RunError:

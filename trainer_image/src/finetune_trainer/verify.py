@@ -4,7 +4,7 @@ A file on disk proves little: adapters have been published empty, all zero, or o
 must make a fresh base model compute what the trained model computed, and something else than the base alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from finetune_trainer.errors import RunError
 from finetune_trainer.methods.adapter import put_saved
 from finetune_trainer.methods.start import Start, digest
 from finetune_trainer.methods.virtual_tokens import align
-from finetune_trainer.training.loss import has_sparse_head, trained_logits
+from finetune_trainer.tasks.causal_lm import CausalLM
+from finetune_trainer.tasks.task import Task
 
 RELATIVE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 """Largest difference between trained and reloaded model, as a share of the largest logit. On one machine it is 0 with
@@ -28,13 +29,14 @@ SHARE_OF_EFFECT = 0.1
 
 @dataclass(frozen=True)
 class Probe:
-    """What the trained model computes for a few rows; logits are float32 on the CPU, [rows, positions, vocabulary]."""
+    """What the trained model computes for a few rows; logits are the task's, float32 on the CPU, the rows first."""
 
     batch: Batch
     """On the CPU."""
     trained: torch.Tensor
     base: torch.Tensor
     """Of the base model, before it got an adapter."""
+    task: Task = field(default_factory=CausalLM)
 
 
 def check_weights(folder: Path, start: Start) -> None:
@@ -87,7 +89,7 @@ def check_model(model: Any, expected: Probe, device: torch.device, dtype: torch.
     Raises:
         RunError: VerificationFailed with the numbers.
     """
-    reloaded = logits(model, expected.batch, device, dtype)
+    reloaded = logits(model, expected.batch, device, dtype, expected.task)
     if not torch.isfinite(reloaded).all():
         raise _failed("its logits are not finite")
     scale = float(expected.trained.abs().max())
@@ -103,13 +105,15 @@ def check_model(model: Any, expected: Probe, device: torch.device, dtype: torch.
 
 
 @torch.inference_mode()
-def logits(model: Any, batch: Batch, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """What `model` computes in `dtype` for a batch on the CPU: float32 on the CPU, [rows, positions, vocabulary]."""
+def logits(
+    model: Any, batch: Batch, device: torch.device, dtype: torch.dtype, task: Task | None = None
+) -> torch.Tensor:
+    """What `model` computes in `dtype` for a batch on the CPU: float32 on the CPU, the rows first."""
     model.eval()
     on_device = {name: tensor.to(device) for name, tensor in batch.items()}
     # As in training: in 16 bits, layers that compute in float32 pass on what the next one takes only under autocast.
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
-        return trained_logits(model, on_device, sparse_head=has_sparse_head(model))[0].cpu()
+        return (task or CausalLM()).logits(model, on_device).cpu()
 
 
 def _failed(message: str) -> RunError:

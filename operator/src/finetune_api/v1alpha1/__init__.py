@@ -4,6 +4,8 @@ Every attribute docstring becomes the field's description in `kubectl explain`. 
 integers that say their unit, and there are no floats: decimals are strings with a pattern.
 
 data        the base model and the rows
+task        what the model learns to do
+task_rules  what of the rest does not go with a task
 method      how the model is tuned
 optimizer   what turns gradients into steps, and the schedule of the learning rate
 training    the run
@@ -42,12 +44,14 @@ from finetune_api.v1alpha1.method import (
 from finetune_api.v1alpha1.optimizer import Optimizer, OptimizerType, Scheduler, SchedulerOptions
 from finetune_api.v1alpha1.output import VLLM, Merge, Output, WeightType
 from finetune_api.v1alpha1.place import Deadlines, PrepareResources, Resources, Storage, Toleration
+from finetune_api.v1alpha1.task import MAX_LABELS, Task, TaskType
 from finetune_api.v1alpha1.training import Checkpoints, Divergence, Precision, Training
 
 __all__ = [
     "IMMUTABLE_FIELDS",
     "IMMUTABLE_MESSAGE",
     "LOSS",
+    "MAX_LABELS",
     "VLLM",
     "Adapter",
     "Checkpoints",
@@ -87,6 +91,8 @@ __all__ = [
     "Spec",
     "Storage",
     "StorageType",
+    "Task",
+    "TaskType",
     "Toleration",
     "Tracker",
     "TrackerType",

@@ -47,6 +47,10 @@ class DataFormat(StrEnum):
     SHARE_GPT = "ShareGPT"
     TEXT = "Text"
     TOKENIZED = "Tokenized"
+    TEXT_LABEL = "TextLabel"
+    TOKENS_TAGS = "TokensTags"
+    SOURCE_TARGET = "SourceTarget"
+    QUESTION_ANSWERS = "QuestionAnswers"
 
 
 class TrainOn(StrEnum):
@@ -106,7 +110,25 @@ class Columns(Object):
     conversations: Column | None = None
     """Of ShareGPT: the list of turns."""
     text: Column | None = None
-    """Of Text: the text."""
+    """Of Text and TextLabel: the text."""
+    text_pair: Column | None = None
+    """Of TextLabel: a second text; may be missing."""
+    label: Column | None = None
+    """Of TextLabel: the label."""
+    tokens: Column | None = None
+    """Of TokensTags: the list of words."""
+    tags: Column | None = None
+    """Of TokensTags: one label a word."""
+    source: Column | None = None
+    """Of SourceTarget: what the encoder reads."""
+    target: Column | None = None
+    """Of SourceTarget: what the decoder learns to write."""
+    question: Column | None = None
+    """Of QuestionAnswers: the question."""
+    context: Column | None = None
+    """Of QuestionAnswers: the text that the answer stands in."""
+    answers: Column | None = None
+    """Of QuestionAnswers: an object with lists text and answer_start, as in SQuAD."""
     input_ids: Column | None = None
     """Of Tokenized: the token ids; input_ids in the file unless named here."""
     labels: Column | None = None

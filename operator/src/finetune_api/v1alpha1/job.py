@@ -13,6 +13,8 @@ from finetune_api.v1alpha1.extensions import EXTENSION_RULES, Debug, Extensions
 from finetune_api.v1alpha1.method import Method
 from finetune_api.v1alpha1.output import Output
 from finetune_api.v1alpha1.place import Deadlines, Resources, Storage
+from finetune_api.v1alpha1.task import Task
+from finetune_api.v1alpha1.task_rules import TASK_RULES
 from finetune_api.v1alpha1.training import Training
 
 
@@ -31,11 +33,14 @@ class Spec(Object):
         *COMBINATION_RULES,
         *HELD_OUT_RULES,
         *EXTENSION_RULES,
+        *TASK_RULES,
     )
     model: Model
     """The base model."""
     dataset: Dataset
     """The rows to learn from."""
+    task: Task = Task()
+    """What the model learns to do."""
     method: Method = Method()
     """How the model is tuned."""
     training: Training = Training()
@@ -69,6 +74,7 @@ class Spec(Object):
 IMMUTABLE_FIELDS = (
     "model",
     "dataset",
+    "task",
     "method",
     "training",
     "evaluation",

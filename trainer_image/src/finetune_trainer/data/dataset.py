@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.outcome import DatasetReport
+from finetune_api.v1alpha1 import TaskType
 from finetune_trainer.data.shards import Facts, Rows, open_shards
+from finetune_trainer.data.show import show_targets
 from finetune_trainer.data.tokens import IGNORED
 
 SHOWN = 3
@@ -51,6 +53,16 @@ def report(train: Dataset, evaluation: Dataset | None) -> DatasetReport:
         p95_length=facts.p95,
         p99_length=facts.p99,
     )
+
+
+def shown(dataset: Dataset, tokenizer: Any, task: TaskType) -> Iterator[str]:
+    """The first rows as sentences, with what is learned of them, for a person to check."""
+    if task is TaskType.CAUSAL_LM:
+        for text in show_trained(dataset.rows, tokenizer):
+            yield f"trained is what stands between >>> and <<<: {text}"
+        return
+    for row in dataset.rows[:SHOWN]:
+        yield f"a row, and what is to be learned of it: {show_targets(row, dataset.facts.labels, tokenizer, task)}"
 
 
 def show_trained(rows: Rows, tokenizer: Any) -> Iterator[str]:

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 from finetune_api.outcome import Reason
-from finetune_api.v1alpha1 import DataFormat, Dataset
+from finetune_api.v1alpha1 import DataFormat
 from finetune_trainer.data.findings import Findings, RowError
-from finetune_trainer.data.formats import FORMATS, Renamed, RowReader, choose
+from finetune_trainer.data.formats import Renamed, RowReader, choose, formats_of
+from finetune_trainer.data.options import Options
 from finetune_trainer.data.source import Origin, Source
 from finetune_trainer.errors import RunError
 
@@ -13,27 +14,28 @@ FIRST = 100
 """Rows by which `format: Auto` decides."""
 
 
-def row_reader(source: Source, first: list[Origin], dataset: Dataset, say: Callable[[str], None]) -> RowReader:
+def row_reader(source: Source, first: list[Origin], options: Options, say: Callable[[str], None]) -> RowReader:
     """Choose the format; `first` are the source's first rows, at least one.
 
     Raises:
         RunError: InvalidDataset: the first rows do not tell.
     """
+    dataset, formats = options.dataset, formats_of(options.task.type)
     renamed, roles = Renamed(dataset.columns), {name: role.value for name, role in dataset.roles.items()}
     if dataset.format is not DataFormat.AUTO:
-        return RowReader(FORMATS[dataset.format], renamed, roles, chosen=False)
+        return RowReader(formats[dataset.format], renamed, roles)
     readable = [origin.record.row for origin in first if not isinstance(origin.record.row, RowError)]
     if not readable:
         raise _unreadable(source, first)
-    format_, why = choose(readable, renamed)
+    format_, why = choose(readable, renamed, formats)
     if format_ is None:
         raise RunError(
             Reason.INVALID_DATASET,
-            f"the format of {source.name} cannot be told: {why}",
+            f"the format of {source.name} cannot be told for task.type {options.task.type}: {why}",
             "Set dataset.format, and dataset.columns where columns have other names.",
         )
     say(f"{source.name}: read as {format_.name}, for {why}")
-    return RowReader(format_, renamed, roles, chosen=True)
+    return RowReader(format_, renamed, roles, formats)
 
 
 def _unreadable(source: Source, first: list[Origin]) -> RunError:

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.v1alpha1 import InvalidRowPolicy, Overlong
-from finetune_trainer.data.encode import Encoder, Rendered
+from finetune_trainer.data.encoder import RowEncoder
 from finetune_trainer.data.findings import Findings, Kind, Quarantine, RowError
 from finetune_trainer.data.formats import RowReader
 from finetune_trainer.data.options import Options
 from finetune_trainer.data.shards import ShardWriter
 from finetune_trainer.data.source import Origin, Source
 from finetune_trainer.data.tally import Tally
-from finetune_trainer.data.tokens import Labelled
+from finetune_trainer.data.targets import Row
 
 
 @dataclass(frozen=True)
 class _Readable:
     """The rows of a batch that could be read, and where each is from."""
 
-    rows: list[Rendered]
+    rows: list[Any]
     origins: list[Origin]
 
 
@@ -32,7 +32,7 @@ class Doctor:
         source: Source,
         options: Options,
         reader: RowReader,
-        encoder: Encoder,
+        encoder: RowEncoder,
         writer: ShardWriter,
         quarantine: Quarantine,
     ) -> None:
@@ -98,7 +98,7 @@ class Doctor:
         if self._skips:
             self._quarantine.add(name, record.line, error, record.raw)
 
-    def _keep(self, origin: Origin, row: Labelled) -> None:
+    def _keep(self, origin: Origin, row: Row) -> None:
         self.tally.measure(row)
         if len(row) > self._options.max_length:
             overlong = self._options.dataset.overlong
@@ -106,7 +106,7 @@ class Doctor:
                 error = RowError(f"has {len(row)} tokens, over maxLength {self._options.max_length}", Kind.TOO_LONG)
                 self.too_long.add(self._source.files[origin.file].name, origin.record.line, error)
                 return
-            if overlong is Overlong.DROP or not row.cut(self._options.max_length).trained.any():
+            if overlong is Overlong.DROP or not row.cut(self._options.max_length).items:
                 self.tally.drop()
                 return
             row = self.tally.truncate(row)

@@ -8,7 +8,7 @@ from finetune_api.v1alpha1 import DataFormat, TrainOn
 from finetune_trainer.data.findings import RowError
 from finetune_trainer.data.formats import CHATS
 from finetune_trainer.data.labels import Chat, render_chat, renderer
-from finetune_trainer.data.rows import Conversation, Example, Text, Tokens
+from finetune_trainer.data.rows import Conversation, Text, Tokens
 from finetune_trainer.data.tokens import Labelled, Labeller
 from finetune_trainer.errors import RunError
 
@@ -21,6 +21,8 @@ class Encoder:
     Raises:
         RunError: InvalidConfiguration: the tokenizer lacks what the format needs.
     """
+
+    labels = None
 
     def __init__(self, format_: DataFormat, train_on: TrainOn, tokenizer: Any) -> None:
         if format_ in CHATS and not tokenizer.chat_template:
@@ -40,7 +42,7 @@ class Encoder:
         self._render = renderer(tokenizer)
         self._labeller = Labeller(tokenizer)
 
-    def render(self, example: Example) -> Rendered:
+    def render(self, example: Conversation | Text | Tokens) -> Rendered:
         """Do what can be done for one row alone.
 
         Raises:

@@ -21,6 +21,7 @@ class Kind(StrEnum):
     NO_ASSISTANT = "no assistant turn"
     TEMPLATE = "refused by the chat template"
     TRAINS_NOTHING = "trains nothing"
+    LABEL = "unknown label"
     TOO_LONG = "too long"
 
 

@@ -5,6 +5,7 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
+from finetune_api.v1alpha1 import TaskType
 from finetune_trainer.data.options import Options
 from finetune_trainer.data.shards import VERSION
 from finetune_trainer.data.source import Source
@@ -13,9 +14,13 @@ PACKAGES = ("jinja2", "tokenizers", "transformers")
 """Whose versions may change how a row is rendered or tokenised."""
 
 
-def shard_key(source: Source, options: Options, model: Path) -> str:
-    """The sha256 of data, tokenizer, options and versions; `model` is the folder with the tokenizer's files."""
-    parts = {
+def shard_key(source: Source, options: Options, model: Path, training: str = "") -> str:
+    """The sha256 of data, tokenizer, task, options and versions.
+
+    `model` is the folder with the tokenizer's files. `training` is the key of the training rows for those held out:
+    they have the same labels.
+    """
+    parts: dict[str, object] = {
         "version": VERSION,
         "data": source.sha256,
         "files": [file.name for file in source.files],
@@ -25,6 +30,8 @@ def shard_key(source: Source, options: Options, model: Path) -> str:
         "trains": options.trains,
         "packages": {package: version(package) for package in PACKAGES},
     }
+    if options.task.type is not TaskType.CAUSAL_LM:
+        parts |= {"task": options.task.model_dump(mode="json"), "training": training}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,8 +1,9 @@
 """What decides, beside the rows themselves, what is trained."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from finetune_api.v1alpha1 import Dataset
+from finetune_api.v1alpha1 import Dataset, Task
 
 
 @dataclass(frozen=True)
@@ -14,3 +15,6 @@ class Options:
     """Longest row in tokens."""
     trains: bool = True
     """False for held-out rows: from them nobody learns when to stop."""
+    task: Task = field(default_factory=Task)
+    labels: Sequence[str] | None = None
+    """Those that are known: of the spec, or of the training rows. None: they are found in these rows."""

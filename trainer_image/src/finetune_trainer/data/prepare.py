@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.outcome import Reason
+from finetune_api.v1alpha1 import TaskType
 from finetune_trainer.data.detect import FIRST, row_reader
 from finetune_trainer.data.doctor import Doctor
-from finetune_trainer.data.encode import Encoder
+from finetune_trainer.data.encoder import row_encoder
 from finetune_trainer.data.findings import Quarantine
 from finetune_trainer.data.options import Options
 from finetune_trainer.data.shards import QUARANTINE, ShardWriter, discard
@@ -49,18 +50,21 @@ def prepare(source: Source, options: Options, tokenizer: Any, folder: Path, key:
             f"{source.name} has no rows",
             "Write one JSON object a line, for instance with `messages`.",
         )
-    reader = row_reader(source, first, options.dataset, say)
-    encoder = Encoder(reader.format.name, options.dataset.train_on, tokenizer)
+    reader = row_reader(source, first, options, say)
+    encoder = row_encoder(options, reader.format.name, tokenizer)
     quarantine = Quarantine(folder / QUARANTINE)
-    with ShardWriter(folder) as writer:
+    with ShardWriter(folder, targeted=options.task.type is not TaskType.CAUSAL_LM) as writer:
         doctor = Doctor(source, options, reader, encoder, writer, quarantine)
         try:
             doctor.treat(_batches(chain(first, origins)), say)
         finally:
             quarantine.close()
         judge(source, options, doctor, say)
-        facts = doctor.tally.facts(source.sha256, reader.format.name, doctor.invalid.count)
-        writer.finish(key, [file.name for file in source.files], facts)
+        names = encoder.labels.names(source.name) if encoder.labels else []
+        facts = doctor.tally.facts(source.sha256, reader.format.name, doctor.invalid.count, names)
+        writer.finish(
+            key, [file.name for file in source.files], facts, encoder.labels.order if encoder.labels else None
+        )
     say(f"{source.name}: {doctor.tally}")
 
 

@@ -1,4 +1,4 @@
-"""What a row says once its format is read: a conversation, a plain text, or tokens."""
+"""What a row says once its format is read: a conversation, a plain text, tokens, or what another task learns from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,4 +37,40 @@ class Tokens:
     trained: list[bool]
 
 
-Example = Conversation | Text | Tokens
+@dataclass(frozen=True)
+class LabelledText:
+    """A text, or two, and its label."""
+
+    text: str
+    pair: str | None
+    label: str
+
+
+@dataclass(frozen=True)
+class TaggedWords:
+    """Words, each with a label."""
+
+    words: list[str]
+    tags: list[str]
+
+
+@dataclass(frozen=True)
+class SourceTarget:
+    """A text, and the text that is to be made of it."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, a text that answers it, and where in it: at least one answer."""
+
+    question: str
+    context: str
+    answers: tuple[str, ...]
+    starts: tuple[int, ...]
+    """The first character of each answer in the context."""
+
+
+Example = Conversation | Text | Tokens | LabelledText | TaggedWords | SourceTarget | Question

@@ -7,6 +7,17 @@ A folder of flat little-endian arrays without headers, for N rows of T tokens to
     offsets.bin   int64 [N+1]  row i is tokens[offsets[i]:offsets[i+1]]; the last is T
     lines.bin     int64 [N]    line of the row in its file, from 1
     files.bin     int32 [N]    which file, an index into `files`
+
+Of other tasks than CausalLM also, with K targets and D bytes of details together:
+
+    segments.bin  uint8 [T]    1 for the tokens of a second text
+    targets.bin   int32 [K]    what the row is to give: see the task's encoder in `encoders`
+    target_offsets.bin   int64 [N+1]   row i is targets[target_offsets[i]:target_offsets[i+1]]
+    details.bin          uint8 [D]     what an evaluation wants to know beside the tokens
+    detail_offsets.bin   int64 [N+1]
+
+And beside them:
+
     index.json    {"version": 1, "key": "<hex>", "files": ["train.jsonl"], "facts": {...}}
     quarantine.jsonl           only where rows were skipped: {"file", "line", "kind", "reason", "raw"}
 
@@ -16,19 +27,27 @@ A folder of flat little-endian arrays without headers, for N rows of T tokens to
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_trainer.data.tokens import IGNORED, Ids, Labelled, TokenRow
+from finetune_trainer.data.targets import Row, Targeted
+from finetune_trainer.data.tokens import IGNORED, Ids, TokenRow
 
 VERSION = 1
 QUARANTINE = "quarantine.jsonl"
 """The rows that were skipped, where there are any (see `findings`)."""
 _BUFFER = 1 << 20
+_TARGETED = {
+    "segments": "<u1",
+    "targets": "<i4",
+    "target_offsets": "<i8",
+    "details": "<u1",
+    "detail_offsets": "<i8",
+}
 _TYPES = {"tokens": "<i4", "trained": "<u1", "offsets": "<i8", "lines": "<i8", "files": "<i4"}
 
 
@@ -57,25 +76,29 @@ class Facts:
     p50: int
     p95: int
     p99: int
+    labels: list[str] = field(default_factory=list)
+    """Of classification: the names of the labels, by number."""
 
 
 def discard(folder: Path) -> None:
     """Make a folder incomplete, whatever it held, and ready to be written."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("index.json", QUARANTINE):
+    for name in ("index.json", QUARANTINE, *(f"{name}.bin" for name in _TARGETED)):
         (folder / name).unlink(missing_ok=True)
 
 
 class ShardWriter:
     """Writes a folder, row by row; it has been discarded before."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, targeted: bool = False) -> None:
         self._folder = folder
+        self._types = {**_TYPES, **_TARGETED} if targeted else _TYPES
         self._streams: dict[str, BinaryIO] = {
-            name: (folder / f"{name}.bin").open("wb", buffering=_BUFFER) for name in _TYPES
+            name: (folder / f"{name}.bin").open("wb", buffering=_BUFFER) for name in self._types
         }
-        self._end = 0
-        self._write("offsets", 0)
+        self._ends = dict.fromkeys((name for name in self._types if name.endswith("offsets")), 0)
+        for name in self._ends:
+            self._write(name, 0)
 
     def __enter__(self) -> Self:
         """Nothing to do."""
@@ -86,26 +109,51 @@ class ShardWriter:
         for stream in self._streams.values():
             stream.close()
 
-    def add(self, row: Labelled, file: int, line: int) -> None:
+    def add(self, row: Row, file: int, line: int) -> None:
         """Append one row."""
-        self._streams["tokens"].write(row.input_ids.astype(_TYPES["tokens"], copy=False).tobytes())
-        self._streams["trained"].write(row.trained.astype(_TYPES["trained"]).tobytes())
-        self._end += len(row)
-        self._write("offsets", self._end)
+        self._append("tokens", row.input_ids, "offsets")
+        if isinstance(row, Targeted):
+            self._append("trained", np.zeros(len(row.input_ids)))
+            self._append("segments", row.segments)
+            self._append("targets", row.targets, "target_offsets")
+            self._append("details", np.frombuffer(row.details, np.uint8), "detail_offsets")
+        else:
+            self._append("trained", row.trained)
         self._write("lines", line)
         self._write("files", file)
 
-    def finish(self, key: str, files: Sequence[str], facts: Facts) -> None:
-        """Make the folder complete."""
+    def finish(self, key: str, files: Sequence[str], facts: Facts, order: Sequence[int] | None = None) -> None:
+        """Make the folder complete; `order` gives target n of the rows as they came its number."""
         for stream in self._streams.values():
             stream.close()
+        if order is not None:
+            _renumber(self._folder / "targets.bin", order)
         index = {"version": VERSION, "key": key, "files": list(files), "facts": asdict(facts)}
         part = self._folder / ".index.json.part"
         part.write_text(json.dumps(index, indent=1) + "\n")
         part.replace(self._folder / "index.json")
 
+    def _append(self, name: str, values: NDArray[Any], offsets: str | None = None) -> None:
+        self._streams[name].write(values.astype(self._types[name], copy=False).tobytes())
+        if offsets:
+            self._ends[offsets] += len(values)
+            self._write(offsets, self._ends[offsets])
+
     def _write(self, name: str, value: int) -> None:
-        self._streams[name].write(value.to_bytes(int(_TYPES[name][-1]), "little", signed=True))
+        self._streams[name].write(value.to_bytes(int(self._types[name][-1]), "little", signed=True))
+
+
+def _renumber(path: Path, order: Sequence[int]) -> None:
+    """Replace each number in a file of targets; what is ignored stays so."""
+    numbers = np.asarray(order, dtype=_TARGETED["targets"])
+    if list(order) == list(range(len(order))) or not path.stat().st_size:
+        return
+    targets = np.memmap(path, dtype=_TARGETED["targets"], mode="r+")
+    for start in range(0, len(targets), _BUFFER):
+        piece = targets[start : start + _BUFFER]
+        told = piece != IGNORED
+        piece[told] = numbers[piece[told]]
+    targets.flush()
 
 
 class Rows(Sequence[TokenRow]):
@@ -115,6 +163,8 @@ class Rows(Sequence[TokenRow]):
         self._tokens, self._trained, self._offsets, self._lines, self._numbers = (
             _mapped(folder / f"{name}.bin", kind) for name, kind in _TYPES.items()
         )
+        targeted = (folder / "targets.bin").exists()
+        self._targeted = {n: _mapped(folder / f"{n}.bin", kind) for n, kind in _TARGETED.items()} if targeted else {}
         self._files = files
 
     def __len__(self) -> int:
@@ -134,7 +184,15 @@ class Rows(Sequence[TokenRow]):
         number = range(len(self))[index]
         start, end = int(self._offsets[number]), int(self._offsets[number + 1])
         ids: Ids = np.array(self._tokens[start:end], dtype=np.int32)
+        if self._targeted:
+            segments = np.array(self._targeted["segments"][start:end], dtype=np.uint8)
+            targets = np.array(self._slice("targets", "target_offsets", number), dtype=np.int32)
+            return TokenRow(ids, targets, segments, self._slice("details", "detail_offsets", number).tobytes())
         return TokenRow(ids, np.where(self._trained[start:end] != 0, ids, np.int32(IGNORED)))
+
+    def _slice(self, name: str, offsets: str, number: int) -> NDArray[Any]:
+        ends = self._targeted[offsets]
+        return self._targeted[name][int(ends[number]) : int(ends[number + 1])]
 
     def __iter__(self) -> Iterator[TokenRow]:
         """All rows, in order."""

@@ -1,12 +1,13 @@
 """Count the rows of a source: lengths, duplicates, what was left out and what was cut."""
 
 from array import array
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
 
 from finetune_trainer.data.shards import Facts
-from finetune_trainer.data.tokens import Labelled
+from finetune_trainer.data.targets import Row
 
 
 class Tally:
@@ -23,7 +24,7 @@ class Tally:
         self._lengths = array("i")
         self._digests = array("Q")
 
-    def measure(self, row: Labelled) -> None:
+    def measure(self, row: Row) -> None:
         """Remember the length that a row has by itself."""
         self._lengths.append(len(row))
 
@@ -31,22 +32,23 @@ class Tally:
         """Count a row that is left out because it is too long."""
         self._dropped += 1
 
-    def truncate(self, row: Labelled) -> Labelled:
+    def truncate(self, row: Row) -> Row:
         """Cut a row at the limit; its end is lost where the last token that ends a turn is."""
         cut = row.cut(self._max_length)
         self._truncated += 1
-        self._unfinished += bool(len(row.stops) and row.stops[-1] >= self._max_length)
+        self._unfinished += row.loses_end(self._max_length)
         return cut
 
-    def keep(self, row: Labelled) -> None:
+    def keep(self, row: Row) -> None:
         """Count a row that is written."""
         self.rows += 1
-        self.stopping += len(row.stops) > 0
-        self._tokens += len(row)
-        self._trained += int(row.trained.sum())
-        self._largest = max(self._largest, int(row.input_ids.max()))
-        digest = blake2b(row.input_ids.tobytes(), digest_size=8)
-        digest.update(row.trained.tobytes())
+        self.stopping += row.stops_at_all
+        self._tokens += len(row.input_ids)
+        self._trained += row.items
+        self._largest = max(self._largest, row.largest_token)
+        digest = blake2b(digest_size=8)
+        for part in row.identity:
+            digest.update(part)
         self._digests.append(int.from_bytes(digest.digest(), "little"))
 
     def percentile(self, percent: int) -> int:
@@ -56,7 +58,7 @@ class Tally:
         ordered = np.sort(np.frombuffer(self._lengths, dtype=np.intc))
         return int(ordered[max(0, -(-percent * len(ordered) // 100) - 1)])
 
-    def facts(self, sha256: str, format_: str, invalid: int) -> Facts:
+    def facts(self, sha256: str, format_: str, invalid: int, labels: Sequence[str] = ()) -> Facts:
         """Everything, at the end."""
         distinct = len(np.unique(np.frombuffer(self._digests, dtype=np.uint64))) if self._digests else 0
         return Facts(
@@ -74,6 +76,7 @@ class Tally:
             p50=self.percentile(50),
             p95=self.percentile(95),
             p99=self.percentile(99),
+            labels=list(labels),
         )
 
     def emptiness(self, seen: int) -> str:

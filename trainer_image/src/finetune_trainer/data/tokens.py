@@ -23,13 +23,22 @@ Ids = NDArray[np.int32]
 Mask = NDArray[np.bool_]
 
 
+Segments = NDArray[np.uint8]
+
+
 @dataclass(frozen=True)
 class TokenRow:
-    """One tokenised conversation; both arrays have shape [tokens]."""
+    """One tokenised row."""
 
     input_ids: Ids
+    """Shape [tokens]."""
     labels: Ids
-    """The token's own id where it is trained, IGNORED elsewhere. Not shifted; the first is never trained."""
+    """Of CausalLM [tokens]: the token's own id where it is trained, IGNORED elsewhere. Not shifted; the first is never
+    trained. Of other tasks as `Labelled.targets`."""
+    segments: Segments | None = None
+    """Of other tasks than CausalLM, shape [tokens]: 1 for tokens of a second text."""
+    details: bytes = b""
+    """What an evaluation wants to know beside the tokens."""
 
     def __len__(self) -> int:
         """The number of tokens."""
@@ -37,23 +46,47 @@ class TokenRow:
 
     @property
     def trained(self) -> int:
-        """The number of tokens that give a loss."""
+        """The number of tokens, or other items, that give a loss."""
         return int((self.labels != IGNORED).sum())
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A row before it is written; both arrays have shape [tokens]."""
+    """A row before it is written; arrays have shape [tokens] where nothing else is said."""
 
     input_ids: Ids
     trained: Mask
-    """The first is never trained: nothing predicts it."""
+    """Of CausalLM. The first is never trained: nothing predicts it."""
     stops: NDArray[np.intp]
     """Positions of the trained tokens that tell the model to stop, in order."""
 
     def __len__(self) -> int:
-        """The number of tokens."""
+        """The number of tokens, as training.maxLength counts them."""
         return len(self.input_ids)
+
+    @property
+    def items(self) -> int:
+        """The number of tokens, or other items, that give a loss."""
+        return int(self.trained.sum())
+
+    @property
+    def largest_token(self) -> int:
+        """The largest token id."""
+        return int(self.input_ids.max())
+
+    @property
+    def identity(self) -> tuple[bytes, bytes]:
+        """What two rows that are trained alike have in common."""
+        return self.input_ids.tobytes(), self.trained.tobytes()
+
+    @property
+    def stops_at_all(self) -> bool:
+        """Whether it trains a token that tells the model to stop."""
+        return len(self.stops) > 0
+
+    def loses_end(self, length: int) -> bool:
+        """Whether the token that ends the last trained turn is behind `length`."""
+        return self.stops_at_all and int(self.stops[-1]) >= length
 
     @property
     def row(self) -> TokenRow:

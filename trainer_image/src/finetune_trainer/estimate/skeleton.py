@@ -6,21 +6,24 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_api.v1alpha1 import Initialization, Method
 from finetune_trainer.methods.adapter import add_adapter
+from finetune_trainer.tasks.causal_lm import CausalLM
+from finetune_trainer.tasks.head import bones
+from finetune_trainer.tasks.task import Task
 
 
-def skeleton(folder: Path, method: Method, dtype: torch.dtype) -> Any:
+def skeleton(folder: Path, method: Method, dtype: torch.dtype, task: Task | None = None) -> Any:
     """The model of `folder` with the adapter of `method`, on torch's meta device; only config.json is read.
 
     Where the base is quantized its linear layers stand here in `dtype`: what they keep for the backward is the same.
     """
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    task = task or CausalLM()
+    model = bones(folder, task, dtype)
     plain = method.model_copy(update={"initialization": Initialization.DEFAULT})  # others compute with the numbers
     with torch.device("meta"):
-        return add_adapter(AutoModelForCausalLM.from_config(config, dtype=dtype), plain, seed=0)
+        return add_adapter(model, plain, 0, task)
 
 
 def imagine(model: nn.Module, mode: FakeTensorMode) -> None:

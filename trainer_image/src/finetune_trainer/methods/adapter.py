@@ -18,12 +18,14 @@ from finetune_trainer.methods.prefix_tuning import prefix_tuning_config
 from finetune_trainer.methods.prompt_tuning import prompt_tuning_config
 from finetune_trainer.methods.state import WholeState
 from finetune_trainer.methods.virtual_tokens import align
+from finetune_trainer.tasks.head import head_modules
+from finetune_trainer.tasks.task import Task
 
 WEIGHTS = "adapter_model.safetensors"
 
 
-def add_adapter(model: Any, method: Method, seed: int) -> Any:
-    """Freeze `model` and put a fresh adapter on it, random by `seed`.
+def add_adapter(model: Any, method: Method, seed: int, task: Task | None = None) -> Any:
+    """Freeze `model` and put a fresh adapter on it, random by `seed`; the head of a task is trained whole.
 
     The adapter is float32 whatever the base is: small updates get lost in 16 bits.
 
@@ -34,6 +36,10 @@ def add_adapter(model: Any, method: Method, seed: int) -> Any:
     if method.type is MethodType.FULL:
         return unfreeze(model)
     config = _config(model, method)
+    if task:
+        config.task_type = task.peft_type
+        if heads := head_modules(model, task):
+            config.modules_to_save = sorted({*heads, *(config.modules_to_save or [])})
     tuned = get_peft_model(model, config)
     for parameter in tuned.parameters():
         if parameter.requires_grad:

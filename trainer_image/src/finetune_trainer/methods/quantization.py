@@ -35,19 +35,21 @@ def stored_dtype(method: Method, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if method.type is MethodType.FULL else dtype
 
 
-def quantization_config(method: Method, dtype: torch.dtype) -> Any:
+def quantization_config(method: Method, dtype: torch.dtype, exact: list[str] | None = None) -> Any:
     """The BitsAndBytesConfig of a method; None where the base keeps its own precision.
 
     Embeddings, norms and the output head are never quantized, and stay in `dtype`: peft's
-    prepare_model_for_kbit_training would raise them to float32, half as much memory again, for nothing.
+    prepare_model_for_kbit_training would raise them to float32, half as much memory again, for nothing. `exact` names
+    more modules that are not; with it, a model has no output head that transformers would find by itself.
     """
     quantization = method.base_quantization
     if quantization is None:
         return None
     if quantization.type is QuantizationType.INT8:
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=exact)
     return BitsAndBytesConfig(
         load_in_4bit=True,
+        llm_int8_skip_modules=exact,
         bnb_4bit_quant_type=quantization.type.lower(),
         bnb_4bit_use_double_quant=quantization.double_quantization,
         bnb_4bit_compute_dtype=dtype,

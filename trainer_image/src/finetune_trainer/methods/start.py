@@ -37,7 +37,8 @@ def start_of(model: Any, method: Method) -> Start:
         return _start_of_all(model)
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     rest = _MAY_REST.get(method.type, ())
-    moving = frozenset(name for name in tensors if not any(part in name for part in rest))
+    # A bias before a softmax over positions has no gradient at all.
+    moving = frozenset(n for n in tensors if not any(part in n for part in rest) and not n.endswith(".bias"))
     return Start({name: digest(tensor) for name, tensor in tensors.items()}, moving)
 
 

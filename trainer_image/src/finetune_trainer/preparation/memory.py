@@ -8,10 +8,13 @@ import torch
 from finetune_api.base import quantity
 from finetune_api.outcome import Reason
 from finetune_api.run import RunFile
-from finetune_api.v1alpha1 import Precision
+from finetune_api.v1alpha1 import Precision, TaskType
 from finetune_trainer.data.shards import Facts
 from finetune_trainer.errors import RunError
 from finetune_trainer.estimate.estimate import Anatomy, Estimate, anatomy
+from finetune_trainer.estimate.skeleton import skeleton
+from finetune_trainer.tasks.choose import task_of
+from finetune_trainer.tokenizer import BROKEN, load_tokenizer, unloadable
 from finetune_trainer.workdir import WorkDir
 
 _DTYPES = {
@@ -34,6 +37,10 @@ def check_memory(run: RunFile, work: WorkDir, facts: Facts, say: Callable[[str],
     if run.extensions.model:
         say("the memory of a model that extensions.model loads cannot be told")
         return None
+    if run.task.type is not TaskType.CAUSAL_LM:
+        say(f"the memory of a model for {run.task.type} is not estimated")
+        _check_modules(run, work, facts)
+        return None
     try:
         parts = _anatomy(run, work, facts)
     except RunError:
@@ -50,6 +57,15 @@ def check_memory(run: RunFile, work: WorkDir, facts: Facts, say: Callable[[str],
         f"{str(told).partition(': ')[2]}",
         _remedy(run, parts, quantity(run.gpu_memory)),
     )
+
+
+def _check_modules(run: RunFile, work: WorkDir, facts: Facts) -> None:
+    """Refuse a method that the model cannot have, as the estimate does."""
+    task = task_of(run.task.type, facts.labels, load_tokenizer(work.model), work.model)
+    try:
+        skeleton(work.model, run.method, torch.float32, task)
+    except BROKEN as error:
+        raise unloadable("model", error) from error
 
 
 def _remedy(run: RunFile, parts: Anatomy, limit: float) -> str:

@@ -2,12 +2,14 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from finetune_api.run import RunFile
-from finetune_api.v1alpha1 import DataSource
+from finetune_api.v1alpha1 import DataSource, TaskType
 from finetune_trainer.data.containers import reads
+from finetune_trainer.data.dataset import Dataset
 from finetune_trainer.data.key import shard_key
 from finetune_trainer.data.options import Options
 from finetune_trainer.data.prepare import prepare
@@ -16,7 +18,7 @@ from finetune_trainer.data.source import DataFile, Source
 from finetune_trainer.errors import RunError
 from finetune_trainer.storage import Store
 from finetune_trainer.storage.fetch import fetch_files
-from finetune_trainer.tokenizer import load_tokenizer
+from finetune_trainer.tokenizer import length_limit, load_tokenizer
 from finetune_trainer.workdir import WorkDir
 
 Say = Callable[[str], None]
@@ -48,8 +50,10 @@ class Rows:
 
     def keys(self) -> list[str]:
         """What decides the shards of each source; the sources and the tokenizer's files are here."""
-        options = zip(self._sources, self._options(), strict=True)
-        return [shard_key(source, option, self._work.model) for source, option in options]
+        keys: list[str] = []
+        for source, options in zip(self._sources, self._options(), strict=True):
+            keys.append(shard_key(source, options, self._work.model, keys[0] if keys else ""))
+        return keys
 
     def write(self) -> None:
         """Write the shards that are not there already: a run that is tried again on the same disk finds them.
@@ -64,7 +68,21 @@ class Rows:
                 self._say(f"{source.name}: the rows that were tokenised before are used again")
                 continue
             tokenizer = tokenizer or load_tokenizer(self._work.model)
-            prepare(source, options, tokenizer, folder, key, self._say)
+            prepare(source, self._known(options, tokenizer), tokenizer, folder, key, self._say)
+
+    def _known(self, options: Options, tokenizer: Any) -> Options:
+        """The options with what model and training rows say: how long a row may be, and the labels."""
+        if options.task.type is TaskType.CAUSAL_LM:
+            return options
+        limit = length_limit(self._work.model, tokenizer, options.max_length)
+        if limit < options.max_length:
+            self._say(
+                f"rows may have {limit} tokens, not training.maxLength {options.max_length}: the model takes no more"
+            )
+        labels = options.task.labels
+        if options.task.type.has_labels and not options.trains and labels is None:
+            labels = Dataset.open(self.folders[0]).facts.labels
+        return replace(options, max_length=limit, labels=labels)
 
     def upload_quarantine(self, store: Store) -> None:
         """Put the skipped rows of all sources beside the result."""
@@ -87,7 +105,8 @@ class Rows:
     def _options(self) -> list[Options]:
         run = self._run
         return [
-            Options(run.dataset, run.training.max_length, trains=number == 0) for number in range(len(self._wanted))
+            Options(run.dataset, run.training.max_length, trains=number == 0, task=run.task)
+            for number in range(len(self._wanted))
         ]
 
 

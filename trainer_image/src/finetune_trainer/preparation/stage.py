@@ -3,7 +3,7 @@
 from finetune_api.names import ActiveReason
 from finetune_api.outcome import Outcome, Reason
 from finetune_api.run import RunFile
-from finetune_trainer.data.dataset import Dataset, report, show_trained
+from finetune_trainer.data.dataset import Dataset, report, shown
 from finetune_trainer.extensions import check_extensions, check_image
 from finetune_trainer.preparation.rows import Rows, write_rows
 from finetune_trainer.preparation.stored import StoredRows
@@ -37,8 +37,8 @@ def execute(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
     else:
         write_rows(rows, store)
     train, *others = [Dataset.open(folder) for folder in rows.folders]
-    for shown in show_trained(train.rows, load_tokenizer(work.model)):
-        reporter.say(f"trained is what stands between >>> and <<<: {shown}")
+    for sentence in shown(train, load_tokenizer(work.model), run.task.type):
+        reporter.say(sentence)
     stop.check()
     from finetune_trainer.preparation.memory import check_memory  # noqa: PLC0415 - bad rows shall not wait for torch
     from finetune_trainer.training.extra import extra_arguments  # noqa: PLC0415

@@ -26,7 +26,7 @@ def batches(session: Session, inputs: Inputs) -> Batches:
     training = session.run.training
     held_out = inputs.evaluation.rows if inputs.evaluation else None
     if not training.packing:
-        return Batches(inputs.train.rows, held_out, inputs.collator)
+        return Batches(inputs.train.rows, held_out, inputs.task.collator)
 
     def pack(rows: Rows) -> Packs:
         return Packs(rows, rows.lengths.tolist(), training.max_length, training.seed)

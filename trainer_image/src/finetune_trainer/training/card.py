@@ -10,6 +10,15 @@ from finetune_trainer.publish.provenance import provenance, versions
 from finetune_trainer.training.fit import Fitted
 from finetune_trainer.training.inputs import Inputs
 from finetune_trainer.training.merge import FOLDER, Merged
+from finetune_trainer.training.taskcard import (
+    confusion_table,
+    how_to_load,
+    label_names,
+    measured,
+    task_facts,
+    task_header,
+    trained,
+)
 
 
 def facts(run: RunFile, inputs: Inputs, fitted: Fitted, merged: Merged | None) -> dict[str, object]:
@@ -32,6 +41,7 @@ def facts(run: RunFile, inputs: Inputs, fitted: Fitted, merged: Merged | None) -
         "publishedStep": fitted.published,
         "lossBefore": fitted.before.loss if fitted.before else None,
         "lossAfter": fitted.after.loss if fitted.after else None,
+        **task_facts(run, label_names(inputs.task), fitted.before, fitted.after),
         "lossMerged": merged.loss if merged else None,
         "mergeRefused": (merged.refused or None) if merged else None,
         "versions": versions(),
@@ -43,6 +53,7 @@ def model_card(run: RunFile, inputs: Inputs, fitted: Fitted, record: dict[str, A
     """README.md of the adapter: short, and nothing in it that was not measured."""
     base, revision = run.model.uri.removeprefix("hf://"), record["baseModel"]["revision"]
     header: dict[str, object] = {"library_name": library(run.method), "tags": tags(run.method)}
+    header |= task_header(run.task.type)
     if run.model.uri.startswith("hf://"):
         header["base_model"] = base
     data = inputs.report
@@ -54,30 +65,34 @@ def model_card(run: RunFile, inputs: Inputs, fitted: Fitted, record: dict[str, A
         f"{training.scheduler} schedule, seed {training.seed}"
     )
     dataset = (
-        f"- Data: {data.rows} rows, {data.tokens} tokens, {data.trained_tokens} of them trained; {data.dropped_rows} "
+        f"- Data: {data.rows} rows, {data.tokens} tokens, {trained(run.task.type, data)}; {data.dropped_rows} "
         f"rows longer than {run.training.max_length} tokens left out, {data.truncated_rows} cut there, "
         f"{data.invalid_rows} skipped because they could not be used; sha256 `{data.sha256}`"
     )
     adapter = f"{described(run.method)} for `{base}`"
     at = f" at revision `{revision}`" if revision else ""
     at += f", trained on from `{run.model.adapter.uri}`." if run.model.adapter else "."
-    facts_list = [method, dataset, _losses(data.evaluation_rows, fitted), *_merged(record), f"- Made with {made_with}"]
-    return (
-        "\n\n".join(
-            [f"---\n{yaml.safe_dump(header, sort_keys=False)}---", f"# {run.name}", adapter + at, "\n".join(facts_list)]
-        )
-        + "\n"
-    )
+    facts_list = [
+        method,
+        dataset,
+        measured(run.task.type, data.evaluation_rows, fitted.before, fitted.after),
+        *_published(fitted),
+        *_merged(record),
+        f"- Made with {made_with}",
+    ]
+    parts = [
+        f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
+        f"# {run.name}",
+        adapter + at,
+        "\n".join(facts_list),
+        confusion_table(label_names(inputs.task), fitted.after),
+        how_to_load(run, inputs.task, base),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _losses(rows: int, fitted: Fitted) -> str:
-    if fitted.before is None or fitted.after is None:
-        return "- Not evaluated: the job named no held-out rows"
-    return (
-        f"- Mean loss per trained token (nats) on {rows} held-out rows: {fitted.before.loss:.4f} before, "
-        f"{fitted.after.loss:.4f} after"
-        + (f"; the weights are those of step {fitted.published}, the best" if fitted.published != fitted.step else "")
-    )
+def _published(fitted: Fitted) -> list[str]:
+    return [f"- The weights are those of step {fitted.published}, the best"] if fitted.published != fitted.step else []
 
 
 def _merged(record: dict[str, Any]) -> list[str]:

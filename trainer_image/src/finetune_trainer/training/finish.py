@@ -56,7 +56,14 @@ def check_saved(session: Session, fitted: Fitted) -> None:
         session.reporter.say(check_vllm(work.adapter, linear_layers(work.model), run.output.vllm.max_lora_rank))
     if run.method.type is MethodType.FULL:  # as large as the base: one download more is too much for the disk
         dtype = compute_dtype(run.training.precision)
-        whole = load_base(work.adapter, run.method, stored_dtype(run.method, dtype), device, run.extensions.model)
+        whole = load_base(
+            work.adapter,
+            run.method,
+            stored_dtype(run.method, dtype),
+            device,
+            fitted.probe.task,
+            factory=run.extensions.model,
+        )
         session.reporter.say(check_model(whole, fitted.probe, device, dtype))
 
 
@@ -98,6 +105,6 @@ def _check_published(session: Session, fitted: Fitted, store: Store, digests: Ma
             "The storage changed the object, or somebody else writes to the same prefix.",
         ) from None
     dtype = compute_dtype(run.training.precision)
-    base = load_base(work.model, run.method, dtype, device, run.extensions.model)
+    base = load_base(work.model, run.method, dtype, device, fitted.probe.task, factory=run.extensions.model)
     session.reporter.say(check_reload(base, work.published, fitted.probe, device))
     shutil.rmtree(work.published)

@@ -20,6 +20,8 @@ from finetune_trainer.methods.lora import loraplus_optimizer
 from finetune_trainer.methods.quantization import compute_dtype, stored_dtype
 from finetune_trainer.methods.start import Start, start_of
 from finetune_trainer.publish import CheckpointStore, Outbox
+from finetune_trainer.tasks.measure import measure
+from finetune_trainer.tasks.task import Task
 from finetune_trainer.training.arguments import training_arguments
 from finetune_trainer.training.batches import Batches, batches
 from finetune_trainer.training.callbacks import (
@@ -30,10 +32,10 @@ from finetune_trainer.training.callbacks import (
 )
 from finetune_trainer.training.divergence import Divergence
 from finetune_trainer.training.guard import DivergenceCallback, check_evaluation
+from finetune_trainer.training.headconfig import save_head_config
 from finetune_trainer.training.held_out import HeldOut, read_state
 from finetune_trainer.training.hooks import Metrics, callbacks
 from finetune_trainer.training.inputs import Inputs
-from finetune_trainer.training.loss import mean_nll
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.paths import choose_paths
 from finetune_trainer.training.schedule import Schedule, ScheduleCallback, evaluations
@@ -70,21 +72,22 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
         Stopped: After the checkpoint of the last step is in the outbox.
     """
     run, reporter, processes = session.run, session.reporter, session.processes
+    task, seed = inputs.task, run.training.seed
     reporter.say("loading the base model")
     dtype = compute_dtype(run.training.precision)
     stored = stored_dtype(run.method, dtype)
-    base = load_base(session.work.model, run.method, stored, processes.device(), run.extensions.model)
+    base = load_base(session.work.model, run.method, stored, processes.device(), task, seed, run.extensions.model)
     session.stop.check()
     _check_vocabulary(base, inputs)
     # Before the adapter comes: some methods take their start out of the base.
     data = batches(session, inputs)
     held_out = HeldOut(session)
     metrics = Metrics(session, inputs.tokenizer, inputs.evaluation.rows if inputs.evaluation else None)
-    before = _evaluate(session, data, metrics, base, "the base model")
+    before = _evaluate(session, task, data, metrics, base, "the base model")
     held_out.check(before)
-    batch = inputs.collator(inputs.train.rows.shortest(PROBE_ROWS))
-    base_logits = logits(base, batch, processes.device(), dtype)
-    model = add_adapter(base, run.method, run.training.seed)
+    batch = task.collator(inputs.train.rows.shortest(PROBE_ROWS))
+    base_logits = logits(base, batch, processes.device(), dtype, task)
+    model = add_adapter(base, run.method, seed, task)
     if run.model.adapter:
         load_given(model, session.work.given_adapter)
     reporter.say(_describe(model))
@@ -102,7 +105,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
         if weights is not None:
             load_checkpoint(model, kept, weights)
         with torch.autocast(processes.device().type, dtype=dtype, enabled=dtype is not torch.float32):  # as in training
-            return _evaluate(session, data, metrics, model, whose)
+            return _evaluate(session, task, data, metrics, model, whose)
 
     if checkpoint is not None:
         held_out.resume(checkpoint, evaluate)
@@ -112,7 +115,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     if kept:
         kept.finish()
     paths.turn_off()  # what is saved is compared with plain peft
-    trained = Probe(batch, logits(model, batch, processes.device(), dtype), base_logits)
+    trained = Probe(batch, logits(model, batch, processes.device(), dtype, task), base_logits, task)
     if processes.first:
         _save(session, inputs, model, adapter)
     return Fitted(step, before, after, published, start, trained)
@@ -127,11 +130,11 @@ def _trainer(
         processes=processes,
         evaluation_batch_size=run.evaluation.batch_size,
         measure=metrics.measure,
-        smoothing=float(run.training.label_smoothing),
         penalty=orthogonality_penalty if run.method.type is MethodType.ADALORA else None,
         stop=session.stop,
         reporter=session.reporter,
         rows=inputs.train.rows,
+        task=inputs.task,
         model=model,
         args=arguments,
         optimizers=(loraplus_optimizer(model, run.method, arguments), None),
@@ -209,14 +212,15 @@ def _train(
     return int(trainer.state.global_step), trainer.state.log_history
 
 
-def _evaluate(session: Session, data: Batches, metrics: Metrics, model: Any, whose: str) -> Scores | None:
+def _evaluate(session: Session, task: Task, data: Batches, metrics: Metrics, model: Any, whose: str) -> Scores | None:
     if data.evaluation is None:
         return None
     reporter = session.reporter
     what = "packs" if session.run.training.packing else "rows"
     reporter.phase(ActiveReason.EVALUATING, f"evaluating {whose} on {len(data.evaluation)} held-out {what}")
     batch_size = session.run.evaluation.batch_size
-    mean = mean_nll(
+    scores = measure(
+        task,
         model,
         data.evaluation,
         data.collator,
@@ -224,9 +228,10 @@ def _evaluate(session: Session, data: Batches, metrics: Metrics, model: Any, who
         session.processes,
         lambda done: reporter.chatter(f"evaluating {whose}: {done} {what} done"),
     )
-    scores = Scores(check_evaluation(mean, whose), metrics.measure(model))
-    measured = "".join(f", {name} {value:.4f}" for name, value in scores.metrics.items())
-    reporter.say(f"evaluation loss of {whose}: {scores.loss:.4f}{measured}")
+    check_evaluation(scores.loss, whose)
+    scores = scores.beside(metrics.measure(model))
+    told = "".join(f", {name} {value:.4f}" for name, value in scores.metrics.items())
+    reporter.say(f"evaluation loss of {whose}: {scores.loss:.4f}{told}")
     return scores
 
 
@@ -239,6 +244,8 @@ def _save(session: Session, inputs: Inputs, model: Any, folder: Path) -> None:
         config.revision = inputs.revision or source.revision
     shutil.rmtree(folder, ignore_errors=True)
     save_adapter(model, session.run.method, folder, session.work.start)
+    if inputs.task.kind.has_head:
+        save_head_config(model, inputs, folder)
     inputs.tokenizer.save_pretrained(folder)
 
 

@@ -19,7 +19,8 @@ from finetune_trainer.training.scores import Scores
 def logged(scores: Scores) -> dict[str, float]:
     """Scores under the names that they have in the Trainer's log."""
     measured = {f"eval_{name}": value for name, value in scores.metrics.items()}
-    return {"eval_loss": scores.loss, "eval_perplexity": math.exp(min(scores.loss, 100.0)), **measured}
+    perplexity = {} if scores.confusion else {"eval_perplexity": math.exp(min(scores.loss, 100.0))}
+    return {"eval_loss": scores.loss, **perplexity, **measured}
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.outcome import DatasetReport, Reason
-from finetune_trainer.data.collate import Collator
-from finetune_trainer.data.dataset import Dataset, report, show_trained
+from finetune_trainer.data.dataset import Dataset, report, shown
 from finetune_trainer.errors import RunError
 from finetune_trainer.preparation.rows import Rows, write_rows
 from finetune_trainer.preparation.stored import StoredRows
 from finetune_trainer.storage import Store
 from finetune_trainer.storage.fetch import fetch_model
+from finetune_trainer.tasks.choose import task_of
+from finetune_trainer.tasks.task import Task
 from finetune_trainer.tokenizer import load_tokenizer
 from finetune_trainer.training.model import check_files
 from finetune_trainer.training.session import Session
@@ -26,11 +27,8 @@ class Inputs:
     train: Dataset
     evaluation: Dataset | None
 
-    @property
-    def collator(self) -> Collator:
-        """Pads with whatever id the tokenizer has for it."""
-        pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
-        return Collator(pad if pad is not None else end if end is not None else 0)
+    task: Task
+    """What the run learns to do."""
 
     @property
     def report(self) -> DatasetReport:
@@ -71,6 +69,7 @@ def bring_inputs(session: Session, store: Store) -> Inputs:
     processes.barrier()
     tokenizer = load_tokenizer(work.model)
     train, *others = [Dataset.open(folder) for folder in rows.folders]
-    for shown in show_trained(train.rows, tokenizer):
-        reporter.say(f"trained is what stands between >>> and <<<: {shown}")
-    return Inputs(revision, tokenizer, train, others[0] if others else None)
+    for sentence in shown(train, tokenizer, run.task.type):
+        reporter.say(sentence)
+    task = task_of(run.task.type, train.facts.labels, tokenizer, work.model, float(run.training.label_smoothing))
+    return Inputs(revision, tokenizer, train, others[0] if others else None, task)

@@ -8,7 +8,9 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from finetune_trainer.data.collate import Batch
@@ -17,10 +19,7 @@ from finetune_trainer.data.tokens import IGNORED, TokenRow
 from finetune_trainer.fast import loss as chunked
 from finetune_trainer.fast.head import head_of
 from finetune_trainer.training.processes import Processes
-
-
-class CutShort(Exception):  # noqa: N818 - no error
-    """Somebody wanted the evaluation to end before its end."""
+from finetune_trainer.training.sums import sum_over_rows
 
 
 def trained_logits(model: Any, batch: Batch, *, sparse_head: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,7 +63,6 @@ def has_sparse_head(model: Any) -> bool:
     return "logits_to_keep" in inspect.signature(base.forward).parameters
 
 
-@torch.inference_mode()
 def mean_nll(
     model: Any,
     rows: Sequence[TokenRow] | Sequence[Pack],
@@ -83,21 +81,9 @@ def mean_nll(
         CutShort: In all processes, once `cut` was true in one of them.
     """
     sparse_head = has_sparse_head(model)
-    was_training = model.training
-    model.eval()
-    try:
-        total = 0.0
-        # Rows of similar length together: less padding, the same sum.
-        mine = sorted(rows, key=len, reverse=True)[processes.rank :: processes.world]
-        for start in range(0, len(mine), batch_size):
-            if cut():
-                break
-            batch = collator(mine[start : start + batch_size])
-            on_device = {name: tensor.to(processes.device()) for name, tensor in batch.items()}
-            total += float(nll_sum(model, on_device, sparse_head=sparse_head))
-            on_rows(min(start + batch_size, len(mine)))
-    finally:
-        model.train(was_training)
-    if processes.any(cut()):
-        raise CutShort
-    return processes.sum(total) / sum(row.trained for row in rows)
+
+    def nll(batch: Batch, _: object) -> NDArray[np.float64]:
+        return np.array([float(nll_sum(model, batch, sparse_head=sparse_head))])
+
+    total = sum_over_rows(nll, model, rows, collator, batch_size, processes, on_rows, cut)
+    return float(total[0]) / sum(row.trained for row in rows)

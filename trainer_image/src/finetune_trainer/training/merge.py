@@ -15,8 +15,8 @@ from finetune_api.names import ActiveReason
 from finetune_api.v1alpha1 import Merge, Method, MethodType, WeightType
 from finetune_trainer.methods.adapter import put_saved
 from finetune_trainer.methods.quantization import compute_dtype
+from finetune_trainer.tasks.measure import measure
 from finetune_trainer.training.inputs import Inputs
-from finetune_trainer.training.loss import mean_nll
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.processes import Processes
 from finetune_trainer.training.scores import Scores
@@ -83,7 +83,7 @@ def judge(before: float, after: float, merged: float, wanted: Merge) -> str:
 
 def _write(session: Session, folder: Path, dtype: torch.dtype) -> None:
     run = session.run
-    base = load_base(session.work.model, run.method, torch.float32, torch.device("cpu"), run.extensions.model)
+    base = load_base(session.work.model, run.method, torch.float32, torch.device("cpu"), factory=run.extensions.model)
     if getattr(base, "hf_quantizer", None) is not None:
         base = base.dequantize(torch.float32)
     merged: Any = put_saved(base.float(), session.work.adapter).merge_and_unload(safe_merge=True)
@@ -95,12 +95,14 @@ def _measure(session: Session, inputs: Inputs, folder: Path) -> float:
     assert inputs.evaluation is not None  # noqa: S101 - the spec's rules say so
     reporter, run = session.reporter, session.run
     device = session.processes.device()
-    model = load_base(folder, _PLAIN, compute_dtype(run.training.precision), device, run.extensions.model)
-    return mean_nll(
+    model = load_base(folder, _PLAIN, compute_dtype(run.training.precision), device, factory=run.extensions.model)
+    scores = measure(
+        inputs.task,
         model,
         inputs.evaluation.rows,
-        inputs.collator,
+        inputs.task.collator,
         run.evaluation.batch_size,
         Processes(),
         lambda done: reporter.chatter(f"evaluating the merged model: {done} rows done"),
     )
+    return scores.loss

@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from finetune_api.outcome import Reason
 from finetune_api.v1alpha1 import Method
 from finetune_trainer.errors import RunError
 from finetune_trainer.methods.quantization import keep_exact_on_cpu, quantization_config
+from finetune_trainer.tasks.causal_lm import CausalLM
+from finetune_trainer.tasks.head import bones, head_modules, task_config
+from finetune_trainer.tasks.task import Task
 from finetune_trainer.tokenizer import BROKEN, unloadable
 from finetune_trainer.training.hooks import make_model
 
@@ -59,7 +62,7 @@ def linear_layers(folder: Path) -> dict[str, tuple[int, ...]]:
     """The weight shape, [out, in], of every linear layer but the output head, by name; only config.json is read."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = CausalLM.auto_class.from_config(config)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     return {
         name: tuple(layer.weight.shape) for name, layer in layers.items() if layer is not model.get_output_embeddings()
@@ -67,30 +70,44 @@ def linear_layers(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def load_base(
-    folder: Path, method: Method, dtype: torch.dtype, device: torch.device, factory: str | None = None
+    folder: Path,
+    method: Method,
+    dtype: torch.dtype,
+    device: torch.device,
+    task: Task | None = None,
+    seed: int = 0,
+    factory: str | None = None,
 ) -> Any:
     """Load the base model as `method` wants it stored, on `device`; by the entry point `factory` where there is one.
+
+    Of a task with a head of its own the head may be missing in the files, or be another task's: then it starts random,
+    by `seed`.
 
     Raises:
         RunError: InvalidConfiguration: unknown architecture, or weights that are missing or of the wrong shape.
     """
     if factory is not None:
         return make_model(factory, folder, dtype, device)
+    task = task or CausalLM()
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        options = _head_options(folder, task, method, seed) if task.kind.has_head else {}
+        model, report = task.auto_class.from_pretrained(
             folder,
             dtype=dtype,
-            quantization_config=quantization_config(method, dtype),
+            quantization_config=quantization_config(method, dtype, options.pop("exact", None)),
             device_map={"": device},
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **options,
         )
     except BROKEN as error:
         raise unloadable("model", error) from error
     # transformers fills missing weights with random numbers and a warning; a run on them would be worthless.
-    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    heads = tuple(f"{name}." for name in head_modules(model, task))
+    mismatched = [key[0] if isinstance(key, tuple) else str(key) for key in report["mismatched_keys"]]
+    missing = [key for key in (*sorted(report["missing_keys"]), *sorted(mismatched)) if not key.startswith(heads)]
     if missing:
         raise RunError(
             Reason.INVALID_CONFIGURATION,
@@ -99,3 +116,10 @@ def load_base(
         )
     keep_exact_on_cpu(model)
     return model
+
+
+def _head_options(folder: Path, task: Task, method: Method, seed: int) -> dict[str, Any]:
+    """What loads a model with a head that may be new: a head is never quantized, for it is trained."""
+    torch.manual_seed(seed)
+    exact = head_modules(bones(folder, task, torch.float32), task) if method.base_quantization else None
+    return {"config": task_config(folder, task), "ignore_mismatched_sizes": True, "exact": exact}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from finetune_api.v1alpha1 import TaskType
 from finetune_trainer.data.collate import tensor
 from finetune_trainer.data.tokens import TokenRow
 from finetune_trainer.fast.switch import FastPaths, turn_on
@@ -18,6 +19,9 @@ def choose_paths(session: Session, model: Any, rows: Sequence[TokenRow]) -> Fast
     """
     training, say, device = session.run.training, session.reporter.say, session.processes.device()
     paths = FastPaths(model)
+    if session.run.task.type is not TaskType.CAUSAL_LM:
+        say(f"fast paths: none is for {session.run.task.type}")
+        return paths
     if training.fast_paths:
         shortest = min((rows[number] for number in range(len(rows))), key=len)
         paths = turn_on(model, tensor(shortest.input_ids)[None].to(device))

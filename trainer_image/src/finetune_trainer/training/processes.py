@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import distributed
 
 TIMEOUT = timedelta(hours=6)
@@ -66,6 +68,17 @@ class Processes:
         found: list[Any] | None = [None] * self.world if self.first else None
         distributed.gather_object(files, found)
         return found or []
+
+    def sum_each(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The sum of each number over all processes, which bring equally many, or a single 0."""
+        if self.world == 1:
+            return values
+        longest = torch.tensor([len(values)])
+        distributed.all_reduce(longest, distributed.ReduceOp.MAX)  # a process without a row brings that 0
+        totals = torch.zeros(int(longest), dtype=torch.float64)
+        totals[: len(values)] = torch.from_numpy(values)
+        distributed.all_reduce(totals)
+        return totals.numpy()
 
     def device(self) -> torch.device:
         """Where this process computes."""

@@ -56,6 +56,8 @@ def execute(session: Session) -> Outcome:
         loss_before=fitted.before.loss if fitted.before else None,
         loss_after=fitted.after.loss if fitted.after else None,
         loss_merged=merged.loss if merged else None,
+        metrics_before=dict(fitted.before.metrics) if fitted.before else {},
+        metrics_after=dict(fitted.after.metrics) if fitted.after else {},
         peak_memory_bytes=peak_memory(),
     )
 

@@ -1,4 +1,4 @@
-"""transformers' Trainer with our loss: token-exact, checked at every micro-batch, and the same for evaluation."""
+"""transformers' Trainer with our loss: exact by item, checked at every micro-batch, and the same for evaluation."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,13 +10,14 @@ from transformers import Trainer
 from finetune_trainer.data.collate import Batch
 from finetune_trainer.data.shards import Rows
 from finetune_trainer.errors import RunError
+from finetune_trainer.tasks.measure import measure
+from finetune_trainer.tasks.task import Task
 from finetune_trainer.training.goal import logged
 from finetune_trainer.training.guard import check_evaluation, non_finite
-from finetune_trainer.training.loss import CutShort, has_sparse_head, mean_nll, nll_sum
 from finetune_trainer.training.processes import Processes
 from finetune_trainer.training.reporter import Reporter
-from finetune_trainer.training.scores import Scores
 from finetune_trainer.training.stop import Stopped, StopSwitch
+from finetune_trainer.training.sums import CutShort
 
 
 class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers publishes no types
@@ -32,8 +33,8 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers publishe
         stop: StopSwitch,
         reporter: Reporter,
         rows: Rows,
+        task: Task,
         penalty: Callable[[Any], torch.Tensor] | None = None,
-        smoothing: float = 0.0,
         measure: Callable[[Any], Mapping[str, float]] = lambda _: {},
         **arguments: Any,
     ) -> None:
@@ -42,13 +43,12 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers publishe
         self._reporter = reporter
         self._rows = rows
         self._penalty = penalty
-        self._smoothing = smoothing
         self._measure = measure
         self._step_batches: list[Batch] = []
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the trained tokens of the whole optimizer step
         self._processes = processes
         self._evaluation_batch_size = evaluation_batch_size
-        self._sparse_head = has_sparse_head(arguments["model"])
+        self._task = task
 
     def compute_loss(
         self,
@@ -57,9 +57,9 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers publishe
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Compute this micro-batch's share of the step's mean NLL per trained token.
+        """Compute this micro-batch's share of the step's mean loss per trained token (or other item of the task).
 
-        `num_items_in_batch` counts the trained tokens of the optimizer step over all processes. DDP averages gradients
+        `num_items_in_batch` counts the trained items of the optimizer step over all processes. DDP averages gradients
         over the processes, so the share is multiplied by their number.
 
         Raises:
@@ -67,8 +67,7 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers publishe
         """
         if return_outputs or num_items_in_batch is None:
             raise ValueError("the loss needs the number of trained tokens in the step, and gives no outputs")
-        total = nll_sum(model, inputs, sparse_head=self._sparse_head, smoothing=self._smoothing)
-        loss = total / num_items_in_batch * self._processes.world
+        loss = self._task.loss_sum(model, inputs) / num_items_in_batch * self._processes.world
         if self._penalty:
             # Once an optimizer step, and in every process alike.
             loss = loss + self._penalty(self.model) / self.current_gradient_accumulation_steps
@@ -98,13 +97,14 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers publishe
         return non_finite(f"the {what} of step {step}", value, batches, self._rows, rate)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Measure the mean NLL per trained token of the held-out rows, in the middle of training.
+        """Measure the model on the held-out rows, in the middle of training.
 
         Raises:
             Stopped: The run was asked to stop, and its checkpoint is saved.
         """
         try:
-            loss = mean_nll(
+            scores = measure(
+                self._task,
                 self.model,
                 self.eval_dataset,
                 self.data_collator,
@@ -117,7 +117,8 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers publishe
             self._save_checkpoint(self.model, None)
             self.callback_handler.on_save(self.args, self.state, self.control)
             raise Stopped from None
-        scores = Scores(check_evaluation(loss, f"step {self.state.global_step}"), self._measure(self.model))
+        check_evaluation(scores.loss, f"step {self.state.global_step}")
+        scores = scores.beside(self._measure(self.model))
         metrics = logged(scores)
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -10,6 +10,8 @@ from finetune_trainer.data.containers.record import kind_of
 from finetune_trainer.data.findings import Kind, RowError
 from finetune_trainer.data.rows import Example
 
+LONGEST_LABEL = 128
+"""Characters, as in task.labels."""
 Fields = Mapping[str, Any]
 """The columns of a row under our names."""
 Roles = Mapping[str, str]
@@ -50,6 +52,25 @@ def text_of(value: object, name: str) -> str:
     """A column that must be a string."""
     if not isinstance(value, str):
         raise RowError(f"{name} is {kind_of(value)}, not a string", Kind.CONTENT)
+    return value
+
+
+def filled_text(value: object, name: str) -> str:
+    """A column that must be a string with more than blanks in it."""
+    text = text_of(value, name)
+    if not text.strip():
+        raise RowError(f"{name} is empty", Kind.CONTENT)
+    return text
+
+
+def label_of(value: object, name: str) -> str:
+    """A column that must be a label: a string, or a whole number, which is taken as its digits."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise RowError(f"{name} is {kind_of(value)}, neither a string nor a whole number", Kind.CONTENT)
+    if not value or len(value) > LONGEST_LABEL:
+        raise RowError(f"{name} has {len(value)} characters; a label has 1 to {LONGEST_LABEL}", Kind.CONTENT)
     return value
 
 

@@ -1,4 +1,4 @@
-"""What a case is: a job file, and what must be said of it."""
+"""A case of the table in cases.py, and the text of its job file."""
 
 from dataclasses import dataclass
 from textwrap import dedent
@@ -22,7 +22,7 @@ class Case:
 
 
 def job(extra: str = "", **parts: str) -> str:
-    """The text of a job; `parts` replace parts of BASE's spec, `extra` are more lines of it."""
+    """A job file: `extra` below spec, `parts` in place of the smallest job's own."""
     body = {**BASE, **parts}
     metadata = body.pop("metadata")
     lines = ["apiVersion: finetune.dev/v1alpha1", "kind: FineTuneJob", f"metadata: {{{metadata}}}", "spec:"]

@@ -1,0 +1,54 @@
+"""Walk over all rows with a model in eval mode, and add up what each batch gives."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from finetune_trainer.data.collate import Batch
+from finetune_trainer.training.processes import Processes
+
+
+class CutShort(Exception):  # noqa: N818 - no error
+    """Somebody wanted the evaluation to end before its end."""
+
+
+@torch.inference_mode()
+def sum_over_rows(
+    sums: Callable[[Batch, Sequence[Any]], NDArray[np.float64]],
+    model: Any,
+    rows: Sequence[Any],
+    collator: Callable[[Any], Batch],
+    batch_size: int,
+    processes: Processes,
+    on_rows: Callable[[int], None] = lambda _: None,
+    cut: Callable[[], bool] = lambda: False,
+) -> NDArray[np.float64]:
+    """The sum of `sums` over all batches and processes.
+
+    The rows, or packs of rows, are shared among the processes; all get the same result. The model is left in the mode
+    it was in. `on_rows` hears after each batch how many rows (or packs) of this process are done.
+
+    Raises:
+        CutShort: In all processes, once `cut` was true in one of them.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        total = np.zeros(1)
+        # Rows of similar length together: less padding, the same sum.
+        mine = sorted(rows, key=len, reverse=True)[processes.rank :: processes.world]
+        for start in range(0, len(mine), batch_size):
+            if cut():
+                break
+            members = mine[start : start + batch_size]
+            batch = collator(members)
+            total = total + sums({name: tensor.to(processes.device()) for name, tensor in batch.items()}, members)
+            on_rows(min(start + batch_size, len(mine)))
+    finally:
+        model.train(was_training)
+    if processes.any(cut()):
+        raise CutShort
+    return processes.sum_each(total)
