@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from finetune_api.outcome import Reason
 from finetune_trainer.data.collate import Batch
 from finetune_trainer.errors import RunError
+from finetune_trainer.fast.sharding import without_gradient
 from finetune_trainer.methods.start import Start, digest
 from finetune_trainer.methods.virtual_tokens import align
 from finetune_trainer.training.loss import has_sparse_head, trained_logits
@@ -105,13 +106,13 @@ def check_model(model: Any, expected: Probe, device: torch.device, dtype: torch.
     return f"the saved adapter computes what was trained ({numbers})"
 
 
-@torch.inference_mode()
 def logits(model: Any, batch: Batch, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """What `model` computes in `dtype` for a batch on the CPU: float32 on the CPU, [rows, positions, vocabulary]."""
     model.eval()
     on_device = {name: tensor.to(device) for name, tensor in batch.items()}
     # As in training: in 16 bits, layers that compute in float32 pass on what the next one takes only under autocast.
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
+    autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+    with without_gradient(model), autocast:
         return trained_logits(model, on_device, sparse_head=has_sparse_head(model))[0].cpu()
 
 

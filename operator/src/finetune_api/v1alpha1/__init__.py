@@ -6,6 +6,7 @@ integers that say their unit, and there are no floats: decimals are strings with
 data        the base model and the rows
 method      how the model is tuned
 optimizer   what turns gradients into steps, and the schedule of the learning rate
+parallelism how several processes share the work
 training    the run, and its evaluation
 combinations  what of the above does not go together
 place       where it runs, where its result goes, when to give up
@@ -35,6 +36,7 @@ from finetune_api.v1alpha1.method import (
     StorageType,
 )
 from finetune_api.v1alpha1.optimizer import Optimizer, OptimizerType, Scheduler, SchedulerOptions
+from finetune_api.v1alpha1.parallelism import Parallelism, Strategy
 from finetune_api.v1alpha1.place import Deadlines, Output, PrepareResources, Resources, Storage, Toleration
 from finetune_api.v1alpha1.training import Checkpoints, Divergence, Evaluation, Precision, Training
 
@@ -62,6 +64,7 @@ __all__ = [
     "OptimizerType",
     "Output",
     "Overlong",
+    "Parallelism",
     "Precision",
     "PrepareResources",
     "Quantization",
@@ -73,6 +76,7 @@ __all__ = [
     "Spec",
     "Storage",
     "StorageType",
+    "Strategy",
     "Toleration",
     "TrainOn",
     "Training",

@@ -9,6 +9,7 @@ from finetune_api.names import API_VERSION, MAX_NAME_LENGTH
 from finetune_api.v1alpha1.combinations import COMBINATION_RULES
 from finetune_api.v1alpha1.data import Dataset, Model
 from finetune_api.v1alpha1.method import Method
+from finetune_api.v1alpha1.parallelism import PARALLELISM_RULES
 from finetune_api.v1alpha1.place import Deadlines, Output, Resources, Storage
 from finetune_api.v1alpha1.training import Evaluation, Training
 
@@ -25,6 +26,7 @@ class Spec(Object):
             field="training.batchSize",
         ),
         *COMBINATION_RULES,
+        *PARALLELISM_RULES,
     )
     model: Model
     """The base model."""

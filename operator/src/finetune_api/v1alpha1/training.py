@@ -7,6 +7,7 @@ from pydantic import Field
 
 from finetune_api.base import Count, Decimal, Object, Rule, Seconds
 from finetune_api.v1alpha1.optimizer import SCHEDULE_RULES, ExtraArguments, Optimizer, Scheduler, SchedulerOptions
+from finetune_api.v1alpha1.parallelism import Parallelism
 
 
 class Precision(StrEnum):
@@ -119,6 +120,8 @@ class Training(Object):
     step takes, at least 120 s."""
     checkpoints: Checkpoints = Checkpoints()
     """When to save, and how much to keep."""
+    parallelism: Parallelism = Parallelism()
+    """How several processes share the work."""
 
 
 class Evaluation(Object):

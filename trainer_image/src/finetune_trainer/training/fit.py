@@ -21,6 +21,10 @@ from finetune_trainer.methods.lora import loraplus_optimizer
 from finetune_trainer.methods.quantization import compute_dtype, stored_dtype
 from finetune_trainer.methods.start import Start, start_of
 from finetune_trainer.publish import CheckpointStore, Outbox
+from finetune_trainer.sharding import zero
+from finetune_trainer.sharding.fsdp import shares_of
+from finetune_trainer.sharding.gathering import whole_parameters
+from finetune_trainer.sharding.strategy import strategy_of
 from finetune_trainer.training.arguments import training_arguments
 from finetune_trainer.training.batches import Batches, batches
 from finetune_trainer.training.callbacks import (
@@ -66,7 +70,8 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     run, reporter, processes = session.run, session.reporter, session.processes
     reporter.say("loading the base model")
     dtype = compute_dtype(run.training.precision)
-    base = load_base(session.work.model, run.method, stored_dtype(run.method, dtype), processes.device())
+    stored = stored_dtype(run.method, dtype)
+    base = load_base(session.work.model, run.method, stored, processes.device(), shares_of(run))
     session.stop.check()
     _check_vocabulary(base, inputs)
     # Before the adapter comes: some methods take their start out of the base.
@@ -88,19 +93,25 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     checkpoint = _newest_checkpoint(session, checkpoints)
     with session.stop.deferred():
         step = _train(session, trainer, model, checkpoint, kept)
+    if strategy_of(run).is_zero:
+        zero.forget()
     if kept:
         kept.finish()
     after = _evaluate(session, data, model, "the trained model")
     paths.turn_off()  # what is saved is compared with plain peft
     trained = Probe(batch, logits(model, batch, processes.device(), dtype), base_logits)
-    if processes.first:
-        _save(session, inputs, model, adapter)
+    with whole_parameters(model):
+        if processes.first:
+            _save(session, inputs, model, adapter)
     return Fitted(step, before, after, start, trained)
 
 
 def _trainer(session: Session, inputs: Inputs, data: Batches, model: Any, dtype: torch.dtype, kept: Any) -> Any:
     run, processes = session.run, session.processes
-    arguments = training_arguments(run, session.work.checkpoints, dtype)
+    strategy = strategy_of(run)
+    if strategy.is_zero:
+        zero.prepare(model, processes.device(), dtype)
+    arguments = training_arguments(run, session.work.checkpoints, dtype, strategy)
     trainer = SupervisedTrainer(
         processes=processes,
         evaluation_batch_size=run.evaluation.batch_size,
@@ -170,6 +181,11 @@ def _train(session: Session, trainer: Any, model: Any, checkpoint: Path | None, 
             # Trained to the end, cut off before it was published. The Trainer would go one step too far here.
             load_checkpoint(model, kept, checkpoint)
             return int(state["global_step"])
+        if (of := len(list(checkpoint.glob("rng_state*.pth")))) != session.processes.world:
+            session.reporter.say(
+                f"the checkpoint is of {of} processes, and now there are {session.processes.world}: dropout goes on "
+                "with other random numbers, all else as it was"
+            )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return int(trainer.state.global_step)
 

@@ -16,6 +16,7 @@ from finetune_trainer.data.packing import Pack
 from finetune_trainer.data.tokens import IGNORED, TokenRow
 from finetune_trainer.fast import loss as chunked
 from finetune_trainer.fast.head import head_of
+from finetune_trainer.fast.sharding import is_whole_model, without_gradient
 from finetune_trainer.training.processes import Processes
 
 
@@ -59,7 +60,6 @@ def has_sparse_head(model: Any) -> bool:
     return "logits_to_keep" in inspect.signature(base.forward).parameters
 
 
-@torch.inference_mode()
 def mean_nll(
     model: Any,
     rows: Sequence[TokenRow] | Sequence[Pack],
@@ -78,18 +78,24 @@ def mean_nll(
         CutShort: In all processes, once `cut` was true in one of them.
     """
     sparse_head = has_sparse_head(model)
+    together = not is_whole_model(model)
+    # Rows of similar length together: less padding, the same sum.
+    ordered = sorted(rows, key=len, reverse=True)
+    mine = ordered[processes.rank :: processes.world]
+    most = -(-len(rows) // processes.world) if together else len(mine)
     was_training = model.training
     model.eval()
     try:
         total = 0.0
-        # Rows of similar length together: less padding, the same sum.
-        mine = sorted(rows, key=len, reverse=True)[processes.rank :: processes.world]
-        for start in range(0, len(mine), batch_size):
-            if cut():
+        for start in range(0, most, batch_size):
+            if processes.any(cut()) if together else cut():
                 break
-            batch = collator(mine[start : start + batch_size])
+            piece = mine[start : start + batch_size]
+            batch = collator(piece or ordered[-1:])  # for nothing but to take part in the others' forward
             on_device = {name: tensor.to(processes.device()) for name, tensor in batch.items()}
-            total += float(nll_sum(model, on_device, sparse_head=sparse_head))
+            with without_gradient(model):
+                found = float(nll_sum(model, on_device, sparse_head=sparse_head))
+            total += found if piece else 0.0
             on_rows(min(start + batch_size, len(mine)))
     finally:
         model.train(was_training)

@@ -12,6 +12,7 @@ from finetune_api.outcome import Reason
 from finetune_api.v1alpha1 import Method
 from finetune_trainer.errors import RunError
 from finetune_trainer.methods.quantization import keep_exact_on_cpu, quantization_config
+from finetune_trainer.sharding.fsdp import share_out
 from finetune_trainer.tokenizer import BROKEN, unloadable
 
 
@@ -54,8 +55,8 @@ def check_files(folder: Path) -> None:
             ) from None
 
 
-def load_base(folder: Path, method: Method, dtype: torch.dtype, device: torch.device) -> Any:
-    """Load the base model as `method` wants it stored, on `device`.
+def load_base(folder: Path, method: Method, dtype: torch.dtype, device: torch.device, shares: int = 1) -> Any:
+    """Load the base model as `method` wants it stored, on `device`; of several `shares`, one process each, its own.
 
     Raises:
         RunError: InvalidConfiguration: unknown architecture, or weights that are missing or of the wrong shape.
@@ -65,7 +66,7 @@ def load_base(folder: Path, method: Method, dtype: torch.dtype, device: torch.de
             folder,
             dtype=dtype,
             quantization_config=quantization_config(method, dtype),
-            device_map={"": device},
+            **({"device_map": {"": device}} if shares == 1 else {"distributed_config": share_out(shares)}),
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -82,4 +83,7 @@ def load_base(folder: Path, method: Method, dtype: torch.dtype, device: torch.de
             "Upload the model again, with all its safetensors files.",
         )
     keep_exact_on_cpu(model)
+    if shares > 1:
+        # FSDP holds two tensors of each weight. Those that peft could freeze after a forward would be the wrong ones.
+        model.requires_grad_(False)
     return model

@@ -6,6 +6,7 @@ from typing import Any
 from finetune_trainer.data.collate import tensor
 from finetune_trainer.data.tokens import TokenRow
 from finetune_trainer.fast.switch import FastPaths, turn_on
+from finetune_trainer.sharding.strategy import strategy_of
 from finetune_trainer.training.isolation import check_isolation, packing_error, tolerance
 from finetune_trainer.training.session import Session
 
@@ -18,7 +19,9 @@ def choose_paths(session: Session, model: Any, rows: Sequence[TokenRow]) -> Fast
     """
     training, say, device = session.run.training, session.reporter.say, session.processes.device()
     paths = FastPaths(model)
-    if training.fast_paths:
+    if training.fast_paths and strategy_of(session.run).shares_weights:
+        say("fast paths: none, for the weights are shared out")
+    elif training.fast_paths:
         shortest = min((rows[number] for number in range(len(rows))), key=len)
         paths = turn_on(model, tensor(shortest.input_ids)[None].to(device))
         say(f"fast paths: {paths}")

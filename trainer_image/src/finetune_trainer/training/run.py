@@ -11,6 +11,7 @@ from finetune_api.v1alpha1 import MethodType
 from finetune_trainer.methods.quantization import compute_dtype, stored_dtype
 from finetune_trainer.preparation.stored import StoredRows
 from finetune_trainer.publish import CheckpointStore, publish
+from finetune_trainer.sharding.fsdp import shares_of
 from finetune_trainer.storage import Store, open_store
 from finetune_trainer.training.adapter import bring_adapter
 from finetune_trainer.training.card import facts, model_card
@@ -39,8 +40,10 @@ def execute(session: Session) -> Outcome:
     fitted = fit(session, inputs, checkpoints, session.work.adapter)
     _free_memory()
     artifact = None
-    if processes.first:
+    processes.barrier()  # the first one has saved
+    if processes.first or shares_of(run) > 1:
         _verify(session, fitted)
+    if processes.first:
         artifact = _publish(session, inputs, fitted, store)
         StoredRows(store, run.uid, reporter.chatter).clear()
     processes.barrier()
@@ -57,7 +60,10 @@ def execute(session: Session) -> Outcome:
 
 
 def _verify(session: Session, fitted: Fitted) -> None:
-    """Load what was saved into a fresh base model and compare it with what was trained."""
+    """Load what was saved into a fresh base model and compare it with what was trained.
+
+    A base that no process can hold alone is shared out again: all of them verify.
+    """
     run, work, device = session.run, session.work, session.processes.device()
     session.reporter.phase(ActiveReason.PUBLISHING, "checking the saved adapter on a fresh base model")
     check_weights(work.adapter, fitted.start)
@@ -66,7 +72,7 @@ def _verify(session: Session, fitted: Fitted) -> None:
         whole = load_base(work.adapter, run.method, stored_dtype(run.method, dtype), device)
         session.reporter.say(check_model(whole, fitted.probe, device, dtype))
         return
-    base = load_base(work.model, run.method, dtype, device)
+    base = load_base(work.model, run.method, dtype, device, shares_of(run))
     session.reporter.say(check_reload(base, work.adapter, fitted.probe, device))
 
 

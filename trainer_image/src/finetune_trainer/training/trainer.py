@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import Trainer
 
 from finetune_trainer.data.collate import Batch
 from finetune_trainer.data.shards import Rows
 from finetune_trainer.errors import RunError
+from finetune_trainer.sharding.trainer import PortableTrainer
 from finetune_trainer.training.guard import check_evaluation, non_finite
 from finetune_trainer.training.loss import CutShort, has_sparse_head, mean_nll, nll_sum
 from finetune_trainer.training.processes import Processes
@@ -17,7 +17,7 @@ from finetune_trainer.training.reporter import Reporter
 from finetune_trainer.training.stop import Stopped, StopSwitch
 
 
-class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers publishes no types
+class SupervisedTrainer(PortableTrainer):
     """The loop is the Trainer's own; only the two losses are ours."""
 
     loss_is_scaled_for_ga = True
