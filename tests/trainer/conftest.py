@@ -9,9 +9,12 @@ from uuid import uuid4
 import pytest
 
 from finetune_api.v1alpha1 import Storage
+from finetune_trainer.sharding.strategy import hide_deepspeed
 from localcluster.s3 import S3Server, start_server
 from tests.tiny import save_tiny_model
 from tests.trainer.pid1 import Start, Supervised
+
+hide_deepspeed()  # as a worker does that has no use for it
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from finetune_api.outcome import Reason
 from finetune_trainer.data.collate import Batch
 from finetune_trainer.errors import RunError
+from finetune_trainer.fast.sharding import without_gradient
 from finetune_trainer.methods.adapter import put_saved
 from finetune_trainer.methods.start import Start, digest
 from finetune_trainer.methods.virtual_tokens import align
@@ -104,7 +105,6 @@ def check_model(model: Any, expected: Probe, device: torch.device, dtype: torch.
     return f"the saved adapter computes what was trained ({numbers})"
 
 
-@torch.inference_mode()
 def logits(
     model: Any, batch: Batch, device: torch.device, dtype: torch.dtype, task: Task | None = None
 ) -> torch.Tensor:
@@ -112,7 +112,8 @@ def logits(
     model.eval()
     on_device = {name: tensor.to(device) for name, tensor in batch.items()}
     # As in training: in 16 bits, layers that compute in float32 pass on what the next one takes only under autocast.
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
+    autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+    with without_gradient(model), autocast:
         return (task or CausalLM()).logits(model, on_device).cpu()
 
 

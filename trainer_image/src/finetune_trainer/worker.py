@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from finetune_api.names import Stage
 from finetune_api.outcome import Outcome, Reason
 from finetune_api.run import RunFile
+from finetune_trainer.sharding.strategy import hide_deepspeed, strategy_of
 from finetune_trainer.supervisor.environment import reports_to_hub
 from finetune_trainer.supervisor.processes import die_with_parent, write_stacks_on_request
 from finetune_trainer.training.stop import Stopped, StopSwitch
@@ -68,6 +69,10 @@ def _prepare_libraries(run: RunFile) -> None:
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    if strategy_of(run).is_zero:
+        os.environ["DS_ACCELERATOR"] = "cuda" if run.gpus else "cpu"  # DeepSpeed would guess, with a warning
+    else:
+        hide_deepspeed()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("finetune_trainer").setLevel(logging.INFO)
     # bitsandbytes looks for an optional CPU kernel of the hub, and says at length that it is not there.

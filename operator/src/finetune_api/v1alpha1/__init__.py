@@ -8,6 +8,7 @@ task        what the model learns to do
 task_rules  what of the rest does not go with a task
 method      how the model is tuned
 optimizer   what turns gradients into steps, and the schedule of the learning rate
+parallelism how several processes share the work
 training    the run
 evaluation  when the held-out rows are looked at, and what follows from it
 extensions  what the user's own image brings in
@@ -43,6 +44,7 @@ from finetune_api.v1alpha1.method import (
 )
 from finetune_api.v1alpha1.optimizer import Optimizer, OptimizerType, Scheduler, SchedulerOptions
 from finetune_api.v1alpha1.output import VLLM, Merge, Output, WeightType
+from finetune_api.v1alpha1.parallelism import Parallelism, Strategy
 from finetune_api.v1alpha1.place import Deadlines, PrepareResources, Resources, Storage, Toleration
 from finetune_api.v1alpha1.task import MAX_LABELS, Task, TaskType
 from finetune_api.v1alpha1.training import Checkpoints, Divergence, Precision, Training
@@ -80,6 +82,7 @@ __all__ = [
     "OptimizerType",
     "Output",
     "Overlong",
+    "Parallelism",
     "Precision",
     "PrepareResources",
     "Quantization",
@@ -91,6 +94,7 @@ __all__ = [
     "Spec",
     "Storage",
     "StorageType",
+    "Strategy",
     "Task",
     "TaskType",
     "Toleration",

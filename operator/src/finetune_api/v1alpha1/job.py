@@ -12,6 +12,7 @@ from finetune_api.v1alpha1.evaluation import HELD_OUT_RULES, Evaluation
 from finetune_api.v1alpha1.extensions import EXTENSION_RULES, Debug, Extensions
 from finetune_api.v1alpha1.method import Method
 from finetune_api.v1alpha1.output import Output
+from finetune_api.v1alpha1.parallelism import PARALLELISM_RULES
 from finetune_api.v1alpha1.place import Deadlines, Resources, Storage
 from finetune_api.v1alpha1.task import Task
 from finetune_api.v1alpha1.task_rules import TASK_RULES
@@ -34,6 +35,7 @@ class Spec(Object):
         *HELD_OUT_RULES,
         *EXTENSION_RULES,
         *TASK_RULES,
+        *PARALLELISM_RULES,
     )
     model: Model
     """The base model."""

@@ -8,6 +8,7 @@ from pydantic import Field
 from finetune_api.base import Count, Decimal, Object, Rule, Seconds
 from finetune_api.v1alpha1.extensions import TRACKER_RULE, Trackers
 from finetune_api.v1alpha1.optimizer import SCHEDULE_RULES, ExtraArguments, Optimizer, Scheduler, SchedulerOptions
+from finetune_api.v1alpha1.parallelism import Parallelism
 
 
 class Precision(StrEnum):
@@ -133,3 +134,5 @@ class Training(Object):
     step takes, at least 120 s."""
     checkpoints: Checkpoints = Checkpoints()
     """When to save, and how much to keep."""
+    parallelism: Parallelism = Parallelism()
+    """How several processes share the work."""

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from finetune_api.run import RunFile
-from finetune_api.v1alpha1 import Method, OptimizerType, QuantizationType
+from finetune_api.v1alpha1 import Method, OptimizerType, QuantizationType, Strategy
 from finetune_trainer.estimate.saved import saved_bytes
 from finetune_trainer.estimate.skeleton import skeleton
 from finetune_trainer.fast.loss import CHUNK_ELEMENTS, MANY_ELEMENTS
@@ -106,19 +106,30 @@ def anatomy(run: RunFile, model: Path, length: int, trained: int, dtype: torch.d
     base = base_of(bones)
     config, optimizer = base.config.get_text_config(), run.training.optimizer.type
     between = config.hidden_size * dtype.itemsize
+    fast = run.training.fast_paths and (run.gpus < 2 or not run.training.parallelism.strategy.shares_weights)
     return Anatomy(
-        weights=_weights(bones, base, run.method, dtype),
+        weights=_held(run, _weights(bones, base, run.method, dtype), config.num_hidden_layers),
         parameters=sum(parameter.numel() for parameter in bones.parameters() if parameter.requires_grad),
         state_bytes=_STATES.get(optimizer, 2 if "8bit" in optimizer else 8),
-        kept=saved_bytes(bones, length, trained, dtype=dtype, fast=run.training.fast_paths),
+        kept=saved_bytes(bones, length, trained, dtype=dtype, fast=fast),
         layers=config.num_hidden_layers,
         layer_input=length * between,
         logits=trained * config.vocab_size,
         hidden=trained * between,
-        fast=run.training.fast_paths,
+        fast=fast,
         chunk=CHUNK_ELEMENTS.get(device, MANY_ELEMENTS),
         overhead=OVERHEAD[device] + (_mapped(base, run.method) if device == "cpu" else 0),
     )
+
+
+def _held(run: RunFile, weights: int, layers: int) -> int:
+    """Of the base's bytes, those that one GPU holds at most.
+
+    FSDP: its share, the layer at work and the next one. ZeRO-3 shares out what every process has read whole.
+    """
+    if run.gpus < 2 or run.training.parallelism.strategy is not Strategy.FSDP:
+        return weights
+    return min(weights, weights // run.gpus + 2 * weights // layers)
 
 
 def _mapped(base: Any, method: Method) -> int:

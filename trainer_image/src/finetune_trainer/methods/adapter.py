@@ -18,6 +18,7 @@ from finetune_trainer.methods.prefix_tuning import prefix_tuning_config
 from finetune_trainer.methods.prompt_tuning import prompt_tuning_config
 from finetune_trainer.methods.state import WholeState
 from finetune_trainer.methods.virtual_tokens import align
+from finetune_trainer.sharding.gathering import trained_state
 from finetune_trainer.tasks.head import head_modules
 from finetune_trainer.tasks.task import Task
 
@@ -94,7 +95,12 @@ def save_adapter(model: Any, method: Method, folder: Path, start: Path) -> None:
     with warnings.catch_warnings():
         # Peft warns of two adapters on a changed base, and of ranks pruned to nothing: both are meant.
         warnings.simplefilter("ignore", UserWarning)
-        model.save_pretrained(folder, save_embedding_layers=False, path_initial_model_for_weight_conversion=conversion)
+        model.save_pretrained(
+            folder,
+            state_dict=trained_state(model),
+            save_embedding_layers=False,
+            path_initial_model_for_weight_conversion=conversion,
+        )
 
 
 def put_saved(base: Any, folder: Path) -> Any:

@@ -10,6 +10,7 @@ from peft import get_peft_model_state_dict
 
 from finetune_api.v1alpha1 import Method, MethodType
 from finetune_trainer.methods.full import FILES
+from finetune_trainer.sharding.gathering import trained_state
 
 _MAY_REST = {
     MethodType.QLORA: (".lora_A",),
@@ -35,7 +36,7 @@ def start_of(model: Any, method: Method) -> Start:
     """Note the start of a fresh adapter, as peft would save it."""
     if method.type is MethodType.FULL:
         return _start_of_all(model)
-    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    tensors = get_peft_model_state_dict(model, state_dict=trained_state(model), save_embedding_layers=False)
     rest = _MAY_REST.get(method.type, ())
     # A bias before a softmax over positions has no gradient at all.
     moving = frozenset(n for n in tensors if not any(part in n for part in rest) and not n.endswith(".bias"))

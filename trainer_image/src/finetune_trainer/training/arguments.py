@@ -8,8 +8,9 @@ from transformers import TrainingArguments
 
 from finetune_api.outcome import Reason
 from finetune_api.run import RunFile
-from finetune_api.v1alpha1 import OptimizerType, Scheduler, Training
+from finetune_api.v1alpha1 import OptimizerType, Scheduler, Strategy, Training
 from finetune_trainer.errors import RunError
+from finetune_trainer.sharding import zero
 from finetune_trainer.training.extra import extra_arguments
 from finetune_trainer.training.trackers import project
 
@@ -56,7 +57,7 @@ class Arguments(TrainingArguments):  # type: ignore[misc]  # transformers publis
         return int(num_training_steps * self.warmup_ratio)
 
 
-def training_arguments(run: RunFile, folder: Path, dtype: torch.dtype) -> Any:
+def training_arguments(run: RunFile, folder: Path, dtype: torch.dtype, strategy: Strategy = Strategy.DDP) -> Any:
     """Build the arguments of the Trainer; its own defaults for saving, logging and NaN do not suit a lone Job.
 
     Raises:
@@ -67,7 +68,7 @@ def training_arguments(run: RunFile, folder: Path, dtype: torch.dtype) -> Any:
     settings = {
         **_optimization(run.training, run.world),
         "output_dir": str(folder),
-        "bf16": dtype is torch.bfloat16,
+        "bf16": dtype is torch.bfloat16 and not strategy.is_zero,
         "fp16": dtype is torch.float16,
         "use_cpu": cpu,
         "ddp_backend": "gloo" if cpu and run.world > 1 else None,
@@ -85,6 +86,7 @@ def training_arguments(run: RunFile, folder: Path, dtype: torch.dtype) -> Any:
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "dataloader_pin_memory": not cpu,
+        "deepspeed": zero.configuration(strategy) if strategy.is_zero else None,
     }
     try:
         arguments = Arguments(**{**settings, **extra})

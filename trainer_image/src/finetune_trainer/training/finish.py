@@ -13,6 +13,7 @@ from finetune_trainer.methods.quantization import compute_dtype, stored_dtype
 from finetune_trainer.publish import publish
 from finetune_trainer.publish.manifest import BrokenFolderError, restore_files
 from finetune_trainer.publish.vllm import check_vllm
+from finetune_trainer.sharding.fsdp import shares_of
 from finetune_trainer.storage import Store
 from finetune_trainer.training.card import facts, model_card
 from finetune_trainer.training.fit import Fitted
@@ -67,6 +68,19 @@ def check_saved(session: Session, fitted: Fitted) -> None:
         session.reporter.say(check_model(whole, fitted.probe, device, dtype))
 
 
+def check_together(session: Session, fitted: Fitted) -> None:
+    """Load what was saved into a base that no process can hold alone: each has its share, and all verify.
+
+    Raises:
+        RunError: VerificationFailed.
+    """
+    run, device = session.run, session.processes.device()
+    session.reporter.phase(ActiveReason.PUBLISHING, "checking the saved adapter on a fresh base model, shared out")
+    dtype = compute_dtype(run.training.precision)
+    base = load_base(session.work.model, run.method, dtype, device, shares=shares_of(run))
+    session.reporter.say(check_reload(base, session.work.adapter, fitted.probe, device))
+
+
 def _merge(session: Session, inputs: Inputs, fitted: Fitted) -> Merged | None:
     wanted = session.run.output.merge
     if wanted is None or fitted.before is None or fitted.after is None:
@@ -93,7 +107,7 @@ def _check_published(session: Session, fitted: Fitted, store: Store, digests: Ma
     run, work, device = session.run, session.work, session.processes.device()
     if run.method.type is MethodType.FULL:
         return
-    session.reporter.say("loading the adapter, downloaded again, into a fresh base model")
+    session.reporter.say("downloading the adapter again, to check it on a fresh base model")
     flat = {path: digest for path, digest in digests.items() if "/" not in path}  # the merged model was measured
     shutil.rmtree(work.published, ignore_errors=True)
     try:
@@ -104,7 +118,8 @@ def _check_published(session: Session, fitted: Fitted, store: Store, digests: Ma
             f"what was uploaded to {store.uri} is something else when it is downloaded: {error}",
             "The storage changed the object, or somebody else writes to the same prefix.",
         ) from None
-    dtype = compute_dtype(run.training.precision)
-    base = load_base(work.model, run.method, dtype, device, fitted.probe.task, factory=run.extensions.model)
-    session.reporter.say(check_reload(base, work.published, fitted.probe, device))
+    if shares_of(run) == 1:  # else these very bytes were checked by all processes together
+        dtype = compute_dtype(run.training.precision)
+        base = load_base(work.model, run.method, dtype, device, fitted.probe.task, factory=run.extensions.model)
+        session.reporter.say(check_reload(base, work.published, fitted.probe, device))
     shutil.rmtree(work.published)

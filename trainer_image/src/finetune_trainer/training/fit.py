@@ -20,6 +20,10 @@ from finetune_trainer.methods.lora import loraplus_optimizer
 from finetune_trainer.methods.quantization import compute_dtype, stored_dtype
 from finetune_trainer.methods.start import Start, start_of
 from finetune_trainer.publish import CheckpointStore, Outbox
+from finetune_trainer.sharding import zero
+from finetune_trainer.sharding.fsdp import shares_of
+from finetune_trainer.sharding.gathering import whole_parameters
+from finetune_trainer.sharding.strategy import strategy_of
 from finetune_trainer.tasks.measure import measure
 from finetune_trainer.tasks.task import Task
 from finetune_trainer.training.arguments import training_arguments
@@ -76,7 +80,9 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     reporter.say("loading the base model")
     dtype = compute_dtype(run.training.precision)
     stored = stored_dtype(run.method, dtype)
-    base = load_base(session.work.model, run.method, stored, processes.device(), task, seed, run.extensions.model)
+    base = load_base(
+        session.work.model, run.method, stored, processes.device(), task, seed, run.extensions.model, shares_of(run)
+    )
     session.stop.check()
     _check_vocabulary(base, inputs)
     # Before the adapter comes: some methods take their start out of the base.
@@ -111,13 +117,16 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
         held_out.resume(checkpoint, evaluate)
     with session.stop.deferred():
         step, history = _train(session, trainer, held_out, checkpoint)
+    if strategy_of(run).is_zero:
+        zero.forget()
     after, published = held_out.settle(step, history, evaluate)
     if kept:
         kept.finish()
     paths.turn_off()  # what is saved is compared with plain peft
     trained = Probe(batch, logits(model, batch, processes.device(), dtype, task), base_logits, task)
-    if processes.first:
-        _save(session, inputs, model, adapter)
+    with whole_parameters(model):
+        if processes.first:
+            _save(session, inputs, model, adapter)
     return Fitted(step, before, after, published, start, trained)
 
 
@@ -125,7 +134,10 @@ def _trainer(
     session: Session, inputs: Inputs, data: Batches, metrics: Metrics, model: Any, dtype: torch.dtype, beside: list[Any]
 ) -> Any:
     run, processes = session.run, session.processes
-    arguments = training_arguments(run, session.work.checkpoints, dtype)
+    strategy = strategy_of(run)
+    if strategy.is_zero:
+        zero.prepare(model, processes.device(), dtype)
+    arguments = training_arguments(run, session.work.checkpoints, dtype, strategy)
     trainer = SupervisedTrainer(
         processes=processes,
         evaluation_batch_size=run.evaluation.batch_size,
@@ -208,6 +220,11 @@ def _train(
             # Trained to the end, cut off before it was published. The Trainer would go one step too far here.
             session.reporter.start_training(state["global_step"], state["max_steps"], state["log_history"])
             return int(state["global_step"]), state["log_history"]
+        if (of := len(list(checkpoint.glob("rng_state*.pth")))) != session.processes.world:
+            session.reporter.say(
+                f"the checkpoint is of {of} processes, and now there are {session.processes.world}: dropout goes on "
+                "with other random numbers, all else as it was"
+            )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return int(trainer.state.global_step), trainer.state.log_history
 

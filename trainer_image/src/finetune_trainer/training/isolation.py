@@ -14,6 +14,7 @@ from finetune_trainer.data.collate import Collator, PackCollator
 from finetune_trainer.data.packing import Pack
 from finetune_trainer.data.tokens import TokenRow
 from finetune_trainer.errors import RunError
+from finetune_trainer.fast.sharding import without_gradient
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 COARSE_TOLERANCE = 5e-2
@@ -21,7 +22,6 @@ COARSE_TOLERANCE = 5e-2
 rounding only, and a row that sees its neighbour differs by a good part of its norm."""
 
 
-@torch.inference_mode()
 def packing_error(model: Any, rows: Sequence[TokenRow], device: torch.device) -> float:
     """Pack the two shortest rows and return the relative difference of their logits from those of the rows alone."""
     pair = tuple(rows[number] for number in sorted(range(len(rows)), key=lambda number: len(rows[number]))[:2])
@@ -29,8 +29,9 @@ def packing_error(model: Any, rows: Sequence[TokenRow], device: torch.device) ->
     was_training = model.training
     model.eval()
     try:
-        alone = torch.cat([_logits(model, Collator(0)([row]), device) for row in pair])
-        packed = _logits(model, PackCollator()([Pack(pair)]), device)
+        with without_gradient(model):
+            alone = torch.cat([_logits(model, Collator(0)([row]), device) for row in pair])
+            packed = _logits(model, PackCollator()([Pack(pair)]), device)
     finally:
         model.train(was_training)
     return float((packed - alone).norm() / alone.norm())

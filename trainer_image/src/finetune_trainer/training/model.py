@@ -12,6 +12,7 @@ from finetune_api.outcome import Reason
 from finetune_api.v1alpha1 import Method
 from finetune_trainer.errors import RunError
 from finetune_trainer.methods.quantization import keep_exact_on_cpu, quantization_config
+from finetune_trainer.sharding.fsdp import share_out
 from finetune_trainer.tasks.causal_lm import CausalLM
 from finetune_trainer.tasks.head import bones, head_modules, task_config
 from finetune_trainer.tasks.task import Task
@@ -77,8 +78,11 @@ def load_base(
     task: Task | None = None,
     seed: int = 0,
     factory: str | None = None,
+    shares: int = 1,
 ) -> Any:
     """Load the base model as `method` wants it stored, on `device`; by the entry point `factory` where there is one.
+
+    Of several `shares`, one process each, it is its own share.
 
     Of a task with a head of its own the head may be missing in the files, or be another task's: then it starts random,
     by `seed`.
@@ -95,7 +99,7 @@ def load_base(
             folder,
             dtype=dtype,
             quantization_config=quantization_config(method, dtype, options.pop("exact", None)),
-            device_map={"": device},
+            **({"device_map": {"": device}} if shares == 1 else {"distributed_config": share_out(shares)}),
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -115,6 +119,9 @@ def load_base(
             "Upload the model again, with all its safetensors files.",
         )
     keep_exact_on_cpu(model)
+    if shares > 1:
+        # FSDP holds two tensors of each weight. Those that peft could freeze after a forward would be the wrong ones.
+        model.requires_grad_(False)
     return model
 
 

@@ -7,6 +7,7 @@ from finetune_api.v1alpha1 import TaskType
 from finetune_trainer.data.collate import tensor
 from finetune_trainer.data.tokens import TokenRow
 from finetune_trainer.fast.switch import FastPaths, turn_on
+from finetune_trainer.sharding.strategy import strategy_of
 from finetune_trainer.training.isolation import check_isolation, packing_error, tolerance
 from finetune_trainer.training.session import Session
 
@@ -22,7 +23,9 @@ def choose_paths(session: Session, model: Any, rows: Sequence[TokenRow]) -> Fast
     if session.run.task.type is not TaskType.CAUSAL_LM:
         say(f"fast paths: none is for {session.run.task.type}")
         return paths
-    if training.fast_paths:
+    if training.fast_paths and strategy_of(session.run).shares_weights:
+        say("fast paths: none, for the weights are shared out")
+    elif training.fast_paths:
         shortest = min((rows[number] for number in range(len(rows))), key=len)
         paths = turn_on(model, tensor(shortest.input_ids)[None].to(device))
         say(f"fast paths: {paths}")

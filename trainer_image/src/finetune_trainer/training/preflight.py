@@ -3,9 +3,11 @@
 import torch
 
 from finetune_api.outcome import Reason
+from finetune_api.v1alpha1 import Strategy
 from finetune_trainer.errors import RunError
 from finetune_trainer.extensions import check_extensions, check_image
 from finetune_trainer.methods.quantization import compute_dtype
+from finetune_trainer.sharding.strategy import strategy_of
 from finetune_trainer.training.arguments import training_arguments
 from finetune_trainer.training.session import Session
 
@@ -26,6 +28,13 @@ def check_configuration(session: Session) -> None:
             "training.precision: Float16 needs a GPU, and there is none",
             "Set Auto, Float32 or BFloat16.",
         )
+    strategy = strategy_of(run)
+    if dtype is torch.float16 and strategy is not Strategy.DDP:
+        raise RunError(
+            Reason.INVALID_CONFIGURATION,
+            f"training.parallelism.strategy: {strategy} does not scale the loss, which float16 needs",
+            "Set training.precision: BFloat16 or Float32, or strategy: DDP.",
+        )
     if run.method.initialization.needs_float32 and dtype is not torch.float32:
         raise RunError(
             Reason.INVALID_CONFIGURATION,
@@ -36,7 +45,8 @@ def check_configuration(session: Session) -> None:
     training_arguments(run, session.work.checkpoints, dtype)
     where = "on the GPU" if torch.cuda.is_available() else "on the CPU"
     scaled = ", the loss scaled against underflow" if dtype is torch.float16 else ""
-    session.reporter.say(f"training computes in {_name(dtype)} {where}{scaled}")
+    shared = f", shared out by {strategy} among {run.processes} processes" if strategy is not Strategy.DDP else ""
+    session.reporter.say(f"training computes in {_name(dtype)} {where}{scaled}{shared}")
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -11,9 +11,10 @@ from finetune_api.run import RunFile
 from finetune_trainer.debugger import listen
 from finetune_trainer.preparation.stored import StoredRows
 from finetune_trainer.publish import CheckpointStore
+from finetune_trainer.sharding.fsdp import shares_of
 from finetune_trainer.storage import open_store
 from finetune_trainer.training.adapter import bring_adapter
-from finetune_trainer.training.finish import finish
+from finetune_trainer.training.finish import check_together, finish
 from finetune_trainer.training.fit import Fitted, fit
 from finetune_trainer.training.gate import check_gate
 from finetune_trainer.training.inputs import bring_inputs
@@ -43,6 +44,9 @@ def execute(session: Session) -> Outcome:
     _free_memory()
     check_gate(run.evaluation, fitted.before, fitted.after)
     finished = None
+    processes.barrier()  # the first one has saved
+    if shares_of(run) > 1:
+        check_together(session, fitted)
     if processes.first:
         finished = finish(session, inputs, fitted, store)
         StoredRows(store, run.uid, reporter.chatter).clear()

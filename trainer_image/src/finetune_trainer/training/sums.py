@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from finetune_trainer.data.collate import Batch
+from finetune_trainer.fast.sharding import is_whole_model, without_gradient
 from finetune_trainer.training.processes import Processes
 
 
@@ -15,7 +15,6 @@ class CutShort(Exception):  # noqa: N818 - no error
     """Somebody wanted the evaluation to end before its end."""
 
 
-@torch.inference_mode()
 def sum_over_rows(
     sums: Callable[[Batch, Sequence[Any]], NDArray[np.float64]],
     model: Any,
@@ -34,18 +33,24 @@ def sum_over_rows(
     Raises:
         CutShort: In all processes, once `cut` was true in one of them.
     """
+    together = not is_whole_model(model)
+    # Rows of similar length together: less padding, the same sum.
+    ordered = sorted(rows, key=len, reverse=True)
+    mine = ordered[processes.rank :: processes.world]
+    most = -(-len(rows) // processes.world) if together else len(mine)
     was_training = model.training
     model.eval()
     try:
         total = np.zeros(1)
-        # Rows of similar length together: less padding, the same sum.
-        mine = sorted(rows, key=len, reverse=True)[processes.rank :: processes.world]
-        for start in range(0, len(mine), batch_size):
-            if cut():
+        for start in range(0, most, batch_size):
+            if processes.any(cut()) if together else cut():
                 break
             members = mine[start : start + batch_size]
-            batch = collator(members)
-            total = total + sums({name: tensor.to(processes.device()) for name, tensor in batch.items()}, members)
+            some = members or ordered[-1:]  # for nothing but to take part in the others' forward
+            batch = {name: tensor.to(processes.device()) for name, tensor in collator(some).items()}
+            with without_gradient(model):
+                found = sums(batch, some)
+            total = total + (found if members else 0.0)
             on_rows(min(start + batch_size, len(mine)))
     finally:
         model.train(was_training)

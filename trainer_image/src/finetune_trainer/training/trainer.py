@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from transformers import Trainer
 
 from finetune_trainer.data.collate import Batch
 from finetune_trainer.data.shards import Rows
 from finetune_trainer.errors import RunError
+from finetune_trainer.sharding.trainer import PortableTrainer
 from finetune_trainer.tasks.measure import measure
 from finetune_trainer.tasks.task import Task
 from finetune_trainer.training.goal import logged
@@ -20,7 +20,7 @@ from finetune_trainer.training.stop import Stopped, StopSwitch
 from finetune_trainer.training.sums import CutShort
 
 
-class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers publishes no types
+class SupervisedTrainer(PortableTrainer):
     """The loop is the Trainer's own; only the two losses are ours."""
 
     loss_is_scaled_for_ga = True
