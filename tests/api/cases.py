@@ -3,20 +3,15 @@
 A case is YAML text, because part of what is judged is how scalars are read.
 """
 
-from tests.api import taskcases
+from tests.api import cases_parallelism, taskcases
 from tests.api.cases_output import ACCEPTED as ACCEPTED_OUTPUTS
 from tests.api.cases_output import REFUSED as REFUSED_OUTPUTS
 from tests.api.jobtext import Case
 from tests.api.jobtext import job as _job
 
-
-def _sharded(strategy: str, method: str, training: str = "seed: 1") -> str:
-    """A job of two GPUs with that strategy."""
-    return _job(f"{method}\ntraining: {{parallelism: {{strategy: {strategy}}}, {training}}}\nresources: {{gpus: 2}}")
-
-
 ACCEPTED = [
     *ACCEPTED_OUTPUTS,
+    *cases_parallelism.ACCEPTED,
     Case("the smallest job", _job()),
     Case("a decimal string in quotes", _job('training: {learningRate: "2e-4"}')),
     Case("a decimal string without an exponent", _job("training: {learningRate: '0.001', weightDecay: '0.01'}")),
@@ -45,18 +40,9 @@ ACCEPTED = [
     ),
     Case("an adapter to train on", _job(model="uri: s3://models/tiny, adapter: {uri: s3://adapters/first}")),
     Case("every weight", _job("method: {type: Full}")),
+    Case("no thinking", _job(dataset="train: {uri: s3://datasets/a}, chatTemplateKwargs: {enable_thinking: 'false'}")),
     Case("noise on embeddings", _job("training: {neftuneNoiseAlpha: '5'}")),
     Case("more arguments", _job("training: {extraArguments: {torch_empty_cache_steps: '10'}}")),
-    Case("sharded weights", _job("training: {parallelism: {strategy: ZeRO3}}\nresources: {gpus: 2}")),
-    Case(
-        "shared optimizer state with a whole module",
-        _job("method: {modulesToSave: [lm_head]}\ntraining: {parallelism: {strategy: ZeRO2}}\nresources: {gpus: 4}"),
-    ),
-    Case(
-        "a base shared out as it is read",
-        _job("method: {type: LoRA}\ntraining: {parallelism: {strategy: FSDP}}\nresources: {gpus: 2}"),
-    ),
-    Case("parallelism left at its default", _job("training: {parallelism: {}}")),
     Case("a name of 52 characters", _job(metadata="name: " + "a" * 52)),
     Case("a model on a volume", _job(model="uri: pvc://models/llama")),
     Case("a model on a hub with a revision", _job(model="uri: hf://owner/name, revision: main")),
@@ -96,6 +82,7 @@ ACCEPTED = [
 
 REFUSED = [
     *REFUSED_OUTPUTS,
+    *cases_parallelism.REFUSED,
     Case("no model", _job(model="").replace("  model: {}\n", ""), "spec.model"),
     Case("no model uri", _job(model="revision: main"), "spec.model.uri"),
     Case("no dataset", _job(dataset="").replace("  dataset: {}\n", ""), "spec.dataset"),
@@ -316,6 +303,16 @@ REFUSED = [
         _job(f"training: {{extraArguments: {{{'a' * 65}: '1'}}}}"),
         "spec.training.extraArguments",
     ),
+    Case(
+        "tools for the template",
+        _job(dataset="train: {uri: s3://datasets/a}, chatTemplateKwargs: {tools: '[]'}"),
+        "spec.dataset.chatTemplateKwargs",
+    ),
+    Case(
+        "a switch of the template that is no text",
+        _job(dataset="train: {uri: s3://datasets/a}, chatTemplateKwargs: {enable_thinking: false}"),
+        "spec.dataset.chatTemplateKwargs",
+    ),
     Case("an unknown 4-bit type", _job("method: {quantization: {type: INT4}}"), "spec.method.quantization.type"),
     Case("no target module", _job("method: {targetModules: []}"), "spec.method.targetModules"),
     Case("a module name with a blank", _job("method: {targetModules: ['q proj']}"), "spec.method.targetModules"),
@@ -337,36 +334,6 @@ REFUSED = [
     ),
     Case("a divergence of one step", _job("training: {divergence: {steps: 1}}"), "spec.training.divergence.steps"),
     Case("a hang of no time", _job("training: {hangTimeoutSeconds: 0}"), "spec.training.hangTimeoutSeconds"),
-    Case(
-        "a strategy that nobody knows", _job("training: {parallelism: {strategy: ZeRO1}}"), "spec.training.parallelism"
-    ),
-    Case("our own DeepSpeed", _job("training: {parallelism: {deepspeed: {stage: 3}}}"), "spec.training.parallelism"),
-    Case("nobody to share with", _job("training: {parallelism: {strategy: ZeRO2}}"), "spec.training.parallelism"),
-    Case("IA3 shared out", _sharded("ZeRO2", "method: {type: IA3}"), "spec.training.parallelism"),
-    Case("DoRA on a share", _sharded("ZeRO3", "method: {useDoRA: true}"), "spec.training.parallelism"),
-    Case("a whole module of a share", _sharded("FSDP", "method: {modulesToSave: [a]}"), "spec.training.parallelism"),
-    Case(
-        "PiSSA of a share", _sharded("FSDP", "method: {type: LoRA, initialization: PiSSA}"), "spec.training.parallelism"
-    ),
-    Case("FSDP of 4 bits", _sharded("FSDP", "method: {type: QLoRA}"), "spec.training.parallelism"),
-    Case(
-        "shares over several nodes",
-        _job("training: {parallelism: {strategy: ZeRO2}}\nresources: {gpus: 2, nodes: 2}"),
-        "spec.resources.nodes",
-    ),
-    Case(
-        "shares of a translation",
-        _job("task: {type: Seq2SeqLM}\ntraining: {parallelism: {strategy: ZeRO2}}\nresources: {gpus: 2}"),
-        "spec.task.type",
-    ),
-    Case("a share of INT8", _sharded("ZeRO3", "method: {quantization: {type: INT8}}"), "spec.training.parallelism"),
-    Case(
-        "a share of an 8-bit optimizer",
-        _sharded("ZeRO3", "method: {}", "optimizer: {type: AdamW8bit}"),
-        "spec.training.optimizer.type",
-    ),
-    Case("LoRA+ on shares", _sharded("ZeRO2", "method: {loraPlusRatio: '4'}"), "spec.method.loraPlusRatio"),
-    Case("half precision of a share", _sharded("FSDP", "method: {type: LoRA}", "precision: Float16"), "spec.training"),
     Case("too many GPUs", _job("resources: {gpus: 1000}"), "spec.resources.gpus"),
     Case("a quantity that is none", _job("resources: {memory: lots}"), "spec.resources.memory"),
     Case("a GPU resource without a domain", _job("resources: {gpuResource: gpu}"), "spec.resources.gpuResource"),

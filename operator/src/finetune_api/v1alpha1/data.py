@@ -158,10 +158,25 @@ class InvalidRows(Object):
     """With Skip: more than this share of the rows of one source ends the run with TooManyInvalidRows."""
 
 
+_OURS = (
+    "conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt",
+    "continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+    "return_assistant_tokens_mask", "tokenizer_kwargs",
+)  # fmt: skip
+"""Arguments of `apply_chat_template` that the trainer gives itself."""
+
+
 class Dataset(Object):
     """The rows to learn from, and how they are read."""
 
     rules = (
+        Rule(
+            cel=f"self.chatTemplateKwargs.all(name, !(name in {list(_OURS)}))",
+            holds=lambda d: not set(_OURS) & d.chat_template_kwargs.keys(),
+            message="dataset.chatTemplateKwargs is for the template's own variables, for instance enable_thinking; "
+            "messages, tools, add_generation_prompt and the other arguments of apply_chat_template are the trainer's",
+            field="chatTemplateKwargs",
+        ),
         Rule(
             cel="self.trainOn != 'LastAssistant' || !(self.format in ['Text', 'Tokenized'])",
             holds=lambda d: (
@@ -181,6 +196,9 @@ class Dataset(Object):
     """The file's own names of the columns that the format reads."""
     roles: Annotated[dict[str, Annotated[Role, Field(strict=False)]], Field(max_length=16)] = {}
     """The file's own names of roles, each with the role that it means."""
+    chat_template_kwargs: Annotated[dict[str, Annotated[str, Field(max_length=256)]], Field(max_length=16)] = {}
+    """Variables for the model's chat template, values as text: enable_thinking: "false". true, false and numbers are
+    taken as such. Serve the model with the same (vLLM calls them chat_template_kwargs, too)."""
     train_on: Annotated[TrainOn, Field(strict=False)] = TrainOn.ASSISTANT
     """Assistant: every assistant turn, or the completion's. LastAssistant: the last one only. All: every token."""
     overlong: Annotated[Overlong, Field(strict=False)] = Overlong.DROP

@@ -1,6 +1,6 @@
 """From examples of one format to labelled tokens: through the chat template, as plain text, or as they are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from finetune_api.outcome import Reason
@@ -24,7 +24,9 @@ class Encoder:
 
     labels = None
 
-    def __init__(self, format_: DataFormat, train_on: TrainOn, tokenizer: Any) -> None:
+    def __init__(
+        self, format_: DataFormat, train_on: TrainOn, tokenizer: Any, variables: Mapping[str, str] | None = None
+    ) -> None:
         if format_ in CHATS and not tokenizer.chat_template:
             raise RunError(
                 Reason.INVALID_CONFIGURATION,
@@ -39,7 +41,7 @@ class Encoder:
             )
         self._format = format_
         self._train_on = train_on
-        self._render = renderer(tokenizer)
+        self._render = renderer(tokenizer, variables)
         self._labeller = Labeller(tokenizer)
 
     def render(self, example: Conversation | Text | Tokens) -> Rendered:

@@ -48,4 +48,4 @@ def row_encoder(options: Options, format_: DataFormat, tokenizer: Any) -> RowEnc
         case TaskType.QUESTION_ANSWERING:
             return QuestionEncoder(tokenizer, evaluates=not options.trains)
         case _:
-            return Encoder(format_, options.dataset.train_on, tokenizer)
+            return Encoder(format_, options.dataset.train_on, tokenizer, options.dataset.chat_template_kwargs)

@@ -5,7 +5,8 @@ the first is exactly what the model must write there. This needs no template mar
 it needs a template whose earlier text does not change when a message is added, and one that breaks this is refused.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +33,9 @@ class Chat:
     """The spans are the text but for what is muted, not turns of the assistant: their ends are no ends of turns."""
 
 
-def renderer(tokenizer: Any) -> Render:
-    """The model's own chat template as a function."""
+def renderer(tokenizer: Any, variables: Mapping[str, str] | None = None) -> Render:
+    """The model's own chat template as a function; `variables` are the template's, their values as JSON or as text."""
+    given = {name: _value(text) for name, text in (variables or {}).items()}
 
     def render(messages: Sequence[Message], tools: Tools, generation_prompt: bool) -> str:
         text = tokenizer.apply_chat_template(
@@ -42,10 +44,19 @@ def renderer(tokenizer: Any) -> Render:
             tokenize=False,
             add_generation_prompt=generation_prompt,
             continue_final_message=False,
+            **given,
         )
         return str(text)
 
     return render
+
+
+def _value(text: str) -> Any:
+    """What a person means by it: false is no text that happens to be true."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def render_chat(row: Conversation, render: Render, train_on: TrainOn = TrainOn.ASSISTANT) -> Chat:
