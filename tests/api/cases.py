@@ -40,6 +40,13 @@ ACCEPTED = [
     ),
     Case("an adapter to train on", _job(model="uri: s3://models/tiny, adapter: {uri: s3://adapters/first}")),
     Case("every weight", _job("method: {type: Full}")),
+    Case(
+        "rows of three sources",
+        _job(
+            dataset="train: {uri: s3://datasets/a, weight: '2', more: [{uri: s3://datasets/b/, weight: '0.25'}, "
+            "{uri: pvc://data/c}]}, evaluation: {uri: s3://datasets/d, more: [{uri: s3://datasets/e}]}"
+        ),
+    ),
     Case("no thinking", _job(dataset="train: {uri: s3://datasets/a}, chatTemplateKwargs: {enable_thinking: 'false'}")),
     Case("noise on embeddings", _job("training: {neftuneNoiseAlpha: '5'}")),
     Case("more arguments", _job("training: {extraArguments: {torch_empty_cache_steps: '10'}}")),
@@ -302,6 +309,22 @@ REFUSED = [
         "an argument with an endless name",
         _job(f"training: {{extraArguments: {{{'a' * 65}: '1'}}}}"),
         "spec.training.extraArguments",
+    ),
+    Case(
+        "rows of no weight",
+        _job(dataset="train: {uri: s3://datasets/a, more: [{uri: s3://datasets/b, weight: '0'}]}"),
+        "spec.dataset.train.more",
+    ),
+    Case(
+        "a weight above all", _job(dataset="train: {uri: s3://datasets/a, weight: '101'}"), "spec.dataset.train.weight"
+    ),
+    Case(
+        "weights of held-out rows",
+        _job(
+            dataset="train: {uri: s3://datasets/a}, evaluation: {uri: s3://datasets/b, more: [{uri: s3://datasets/c, "
+            "weight: '2'}]}"
+        ),
+        "spec.dataset.evaluation",
     ),
     Case(
         "tools for the template",

@@ -57,8 +57,7 @@ def uris(job: FineTuneJob) -> list[str]:
     sources = [
         model.uri,
         *([model.adapter.uri] if model.adapter else []),
-        data.train.uri,
-        *([data.evaluation.uri] if data.evaluation else []),
+        *data.uris,
     ]
     return [*sources, job.spec.output.uri]
 

@@ -278,9 +278,8 @@ def _volumes(spec: Spec) -> list[tuple[Manifest, Manifest]]:
 
 def _claims(spec: Spec) -> dict[str, bool]:
     """Every claim that a URI names, and whether reading it is enough."""
-    evaluation = spec.dataset.evaluation
     adapter = spec.model.adapter.uri if spec.model.adapter else ""
-    sources = [spec.model.uri, adapter, spec.dataset.train.uri, evaluation.uri if evaluation else ""]
+    sources = [spec.model.uri, adapter, *spec.dataset.uris]
     claims = {_claim(uri): True for uri in sources if uri.startswith(CLAIM)}
     if spec.output.uri.startswith(CLAIM):
         claims[_claim(spec.output.uri)] = False

@@ -62,7 +62,7 @@ def _tell(work: WorkDir, outcome: Outcome) -> None:
 def _prepare_libraries(run: RunFile) -> None:
     """Set what torch, transformers and the hub client read when they are imported."""
     adapter = run.model.adapter.uri if run.model.adapter else ""
-    uris = (run.model.uri, adapter, run.dataset.train.uri, run.dataset.evaluation.uri if run.dataset.evaluation else "")
+    uris = (run.model.uri, adapter, *run.dataset.uris)
     if not any(uri.startswith("hf://") for uri in uris) and not reports_to_hub(run):
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import DataURI, Object, ObjectName, Rule, SourceURI
+from finetune_api.base import LIST_ATOMIC, DataURI, Decimal, Object, ObjectName, Rule, SourceURI
 
 
 class Adapter(Object):
@@ -29,12 +29,45 @@ class Model(Object):
     contradict them."""
 
 
+_WEIGHT = Rule(
+    cel="double(self.weight) > 0.0 && double(self.weight) <= 100.0",
+    holds=lambda source: 0 < float(source.weight) <= 100,
+    message='weight must be above 0 and at most 100, for instance "0.5"',
+    field="weight",
+)
+
+
+class MoreRows(Object):
+    """More files of rows, of the same format."""
+
+    rules = (_WEIGHT,)
+    uri: DataURI
+    """As in `uri` beside `more`."""
+    weight: Decimal = "1"
+    """As in `weight` beside `more`."""
+
+
 class DataSource(Object):
     """One or more files of rows."""
 
+    rules = (_WEIGHT,)
+    weight: Decimal = "1"
+    """How often each row is seen in an epoch: "2" is twice; "0.5" is half of the rows, chosen by training.seed."""
+    more: Annotated[list[MoreRows], Field(max_length=31, json_schema_extra=LIST_ATOMIC)] = []
+    """More rows of the same format, each source with a weight of its own."""
     uri: DataURI
     """A file (s3://bucket/rows.jsonl), all files below a prefix that ends in / (pvc://claim/rows/), or those that a
     pattern names (hf://datasets/owner/name/part-*.jsonl.gz). Files are read in the order of their names."""
+
+    @property
+    def uris(self) -> list[str]:
+        """All of them, in the order in which they are read."""
+        return [self.uri, *(more.uri for more in self.more)]
+
+    @property
+    def weights(self) -> list[float]:
+        """Of each URI."""
+        return [float(self.weight), *(float(more.weight) for more in self.more)]
 
 
 class DataFormat(StrEnum):
@@ -178,6 +211,13 @@ class Dataset(Object):
             field="chatTemplateKwargs",
         ),
         Rule(
+            cel="!has(self.evaluation) || self.evaluation.weight == '1' && "
+            "self.evaluation.more.all(source, source.weight == '1')",
+            holds=lambda d: d.evaluation is None or all(s.weight == "1" for s in (d.evaluation, *d.evaluation.more)),
+            message="dataset.evaluation has no weights: every held-out row is measured once; remove them",
+            field="evaluation",
+        ),
+        Rule(
             cel="self.trainOn != 'LastAssistant' || !(self.format in ['Text', 'Tokenized'])",
             holds=lambda d: (
                 d.train_on is not TrainOn.LAST_ASSISTANT or d.format not in (DataFormat.TEXT, DataFormat.TOKENIZED)
@@ -205,3 +245,8 @@ class Dataset(Object):
     """Rows longer than training.maxLength: Drop them, Truncate their end, or Fail the run. All are counted."""
     invalid_rows: InvalidRows = InvalidRows()
     """What happens to rows that cannot be used."""
+
+    @property
+    def uris(self) -> list[str]:
+        """Of the rows to train on, then of the held-out ones."""
+        return [*self.train.uris, *(self.evaluation.uris if self.evaluation else [])]

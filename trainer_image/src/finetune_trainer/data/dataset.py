@@ -38,7 +38,7 @@ def report(train: Dataset, evaluation: Dataset | None) -> DatasetReport:
     both = [facts, evaluation.facts] if evaluation else [facts]
     return DatasetReport(
         sha256=facts.sha256,
-        rows=len(train.rows),
+        rows=train.rows.stored,
         evaluation_rows=len(evaluation.rows) if evaluation else 0,
         tokens=facts.tokens,
         trained_tokens=facts.trained_tokens,

@@ -63,7 +63,11 @@ def prepare(source: Source, options: Options, tokenizer: Any, folder: Path, key:
         names = encoder.labels.names(source.name) if encoder.labels else []
         facts = doctor.tally.facts(source.sha256, reader.format.name, doctor.invalid.count, names)
         writer.finish(
-            key, [file.name for file in source.files], facts, encoder.labels.order if encoder.labels else None
+            key,
+            [file.name for file in source.files],
+            facts,
+            encoder.labels.order if encoder.labels else None,
+            [file.source for file in source.files],
         )
     say(f"{source.name}: {doctor.tally}")
 

@@ -18,7 +18,7 @@ Of other tasks than CausalLM also, with K targets and D bytes of details togethe
 
 And beside them:
 
-    index.json    {"version": 1, "key": "<hex>", "files": ["train.jsonl"], "facts": {...}}
+    index.json    {"version": 1, "key": "<hex>", "files": ["train.jsonl"], "sources": [0], "facts": {...}}
     quarantine.jsonl           only where rows were skipped: {"file", "line", "kind", "reason", "raw"}
 
 `index.json` is written last: a folder without it is not complete. `key` is a hash of everything that decides the rows
@@ -27,6 +27,7 @@ And beside them:
 
 import json
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Self, overload
@@ -36,6 +37,7 @@ from numpy.typing import NDArray
 
 from finetune_trainer.data.targets import Row, Targeted
 from finetune_trainer.data.tokens import IGNORED, Ids, TokenRow
+from finetune_trainer.data.weights import order_of
 
 VERSION = 1
 QUARANTINE = "quarantine.jsonl"
@@ -122,13 +124,29 @@ class ShardWriter:
         self._write("lines", line)
         self._write("files", file)
 
-    def finish(self, key: str, files: Sequence[str], facts: Facts, order: Sequence[int] | None = None) -> None:
-        """Make the folder complete; `order` gives target n of the rows as they came its number."""
+    def finish(
+        self,
+        key: str,
+        files: Sequence[str],
+        facts: Facts,
+        order: Sequence[int] | None = None,
+        sources: Sequence[int] | None = None,
+    ) -> None:
+        """Make the folder complete.
+
+        Args:
+            key: Names the content.
+            files: Their names.
+            facts: What was seen.
+            order: Gives target n of the rows as they came its number.
+            sources: Of which URI each file is; of the first one when None.
+        """
         for stream in self._streams.values():
             stream.close()
         if order is not None:
             _renumber(self._folder / "targets.bin", order)
-        index = {"version": VERSION, "key": key, "files": list(files), "facts": asdict(facts)}
+        of = list(sources) if sources is not None else [0] * len(files)
+        index = {"version": VERSION, "key": key, "files": list(files), "sources": of, "facts": asdict(facts)}
         part = self._folder / ".index.json.part"
         part.write_text(json.dumps(index, indent=1) + "\n")
         part.replace(self._folder / "index.json")
@@ -159,17 +177,35 @@ def _renumber(path: Path, order: Sequence[int]) -> None:
 class Rows(Sequence[TokenRow]):
     """The rows of a folder; only those in use are in memory."""
 
-    def __init__(self, folder: Path, files: Sequence[str]) -> None:
+    def __init__(self, folder: Path, files: Sequence[str], sources: Sequence[int] = ()) -> None:
         self._tokens, self._trained, self._offsets, self._lines, self._numbers = (
             _mapped(folder / f"{name}.bin", kind) for name, kind in _TYPES.items()
         )
         targeted = (folder / "targets.bin").exists()
         self._targeted = {n: _mapped(folder / f"{n}.bin", kind) for n, kind in _TARGETED.items()} if targeted else {}
         self._files = files
+        self._sources = np.asarray(sources or [0] * len(files), dtype=np.int32)
+        self._order: NDArray[np.int64] | None = None
+
+    def weighted(self, weights: Sequence[float], seed: int) -> "Rows":
+        """The rows of an epoch, each as often as the weight of its URI says (see `weights`)."""
+        if all(weight == 1 for weight in weights):
+            return self
+        view = copy(self)
+        view._order = order_of(self._sources[self._numbers], weights, seed)  # noqa: SLF001 - our own
+        return view
 
     def __len__(self) -> int:
         """The number of rows."""
+        return self.stored if self._order is None else len(self._order)
+
+    @property
+    def stored(self) -> int:
+        """The number of rows on disk, whatever their weights."""
         return len(self._lines)
+
+    def _number(self, index: int) -> int:
+        return index if self._order is None else int(self._order[index])
 
     @overload
     def __getitem__(self, index: int) -> TokenRow: ...
@@ -181,7 +217,7 @@ class Rows(Sequence[TokenRow]):
         """A row, copied out of the file."""
         if isinstance(index, slice):
             return [self[number] for number in range(len(self))[index]]
-        number = range(len(self))[index]
+        number = self._number(range(len(self))[index])
         start, end = int(self._offsets[number]), int(self._offsets[number + 1])
         ids: Ids = np.array(self._tokens[start:end], dtype=np.int32)
         if self._targeted:
@@ -201,7 +237,8 @@ class Rows(Sequence[TokenRow]):
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, shape [rows]; reads no row."""
-        return np.diff(self._offsets)
+        lengths = np.diff(self._offsets)
+        return lengths if self._order is None else lengths[self._order]
 
     def shortest(self, count: int) -> list[TokenRow]:
         """The shortest rows."""
@@ -209,7 +246,8 @@ class Rows(Sequence[TokenRow]):
 
     def place(self, index: int) -> str:
         """File and line that a row came from."""
-        return f"{self._files[int(self._numbers[index])]}:{int(self._lines[index])}"
+        number = self._number(index)
+        return f"{self._files[int(self._numbers[number])]}:{int(self._lines[number])}"
 
 
 def open_shards(folder: Path, key: str | None = None) -> tuple[Rows, Facts] | None:
@@ -220,7 +258,7 @@ def open_shards(folder: Path, key: str | None = None) -> tuple[Rows, Facts] | No
         return None
     if index.get("version") != VERSION or key not in (None, index["key"]):
         return None
-    return Rows(folder, index["files"]), Facts(**index["facts"])
+    return Rows(folder, index["files"], index.get("sources", ())), Facts(**index["facts"])
 
 
 def _mapped(path: Path, kind: str) -> NDArray[Any]:

@@ -15,6 +15,8 @@ class DataFile:
     name: str
     """As people know it."""
     path: Path
+    source: int = 0
+    """Which of the source's URIs it is of."""
 
 
 @dataclass(frozen=True)

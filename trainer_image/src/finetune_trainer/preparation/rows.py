@@ -1,5 +1,6 @@
 """Download the dataset, look at every row, and write the tokens into the scratch folder."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -98,9 +99,22 @@ class Rows:
     def _fetch(self, number: int, source: DataSource) -> Source:
         """A folder per source, so that messages name a file as the user does and two sources may share names."""
         target = self._work.data / str(number) / "files"
-        fetched = fetch_files(source.uri, self._run.storage, target, self._chatter, reads)
-        files = tuple(DataFile(name, file.path) for name, file in fetched.files.items())
-        return Source(files[0].name if len(files) == 1 else source.uri, files, fetched.sha256)
+        if not source.more:
+            files, sha256 = self._bring(source.uri, target)
+            return Source(files[0].name if len(files) == 1 else source.uri, files, sha256)
+        brought = [self._bring(uri, target / str(place), place) for place, uri in enumerate(source.uris)]
+        digests = "".join(f"{sha256}\n" for _, sha256 in brought)
+        named = [
+            replace(file, name=_within(uri, file.name))
+            for uri, (files, _) in zip(source.uris, brought, strict=True)
+            for file in files
+        ]
+        name = f"{source.uri} and {len(source.more)} more"
+        return Source(name, tuple(named), hashlib.sha256(digests.encode()).hexdigest())
+
+    def _bring(self, uri: str, target: Path, place: int = 0) -> tuple[tuple[DataFile, ...], str]:
+        fetched = fetch_files(uri, self._run.storage, target, self._chatter, reads)
+        return tuple(DataFile(name, file.path, place) for name, file in fetched.files.items()), fetched.sha256
 
     def _options(self) -> list[Options]:
         run = self._run
@@ -108,6 +122,11 @@ class Rows:
             Options(run.dataset, run.training.max_length, trains=number == 0, task=run.task)
             for number in range(len(self._wanted))
         ]
+
+
+def _within(uri: str, name: str) -> str:
+    """A file's whole URI: several sources may share names."""
+    return f"{uri.rpartition('/')[0]}/{name}"
 
 
 def write_rows(rows: Rows, store: Store) -> None:

@@ -68,7 +68,7 @@ def reports_to_hub(run: RunFile) -> bool:
 
 def _hub(run: RunFile, base: Mapping[str, str]) -> dict[str, str]:
     """No call to a hub unless a URI says so; the login of this machine's user counts when one does."""
-    sources = [run.model.uri, run.dataset.train.uri, run.dataset.evaluation.uri if run.dataset.evaluation else ""]
+    sources = [run.model.uri, *run.dataset.uris]
     if not any(uri.startswith("hf://") for uri in sources) and not reports_to_hub(run):
         return {"HF_HUB_OFFLINE": "1"}
     login = Path(base.get("HF_HOME") or Path(base.get("HOME", "/")) / ".cache/huggingface") / "token"

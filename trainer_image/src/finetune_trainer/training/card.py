@@ -32,6 +32,7 @@ def facts(run: RunFile, inputs: Inputs, fitted: Fitted, merged: Merged | None) -
         },
         "dataset": {
             "train": run.dataset.train.uri,
+            "more": [more.model_dump(mode="json", by_alias=True) for more in run.dataset.train.more],
             "evaluation": run.dataset.evaluation.uri if run.dataset.evaluation else None,
             **inputs.report.model_dump(by_alias=True),
         },
