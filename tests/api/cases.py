@@ -47,6 +47,10 @@ ACCEPTED = [
             "{uri: pvc://data/c}]}, evaluation: {uri: s3://datasets/d, more: [{uri: s3://datasets/e}]}"
         ),
     ),
+    Case(
+        "a micro-batch that fills the GPU",
+        _job("training: {autoMicroBatchSize: true}\nresources: {gpuMemory: 24Gi}"),
+    ),
     Case("no thinking", _job(dataset="train: {uri: s3://datasets/a}, chatTemplateKwargs: {enable_thinking: 'false'}")),
     Case("noise on embeddings", _job("training: {neftuneNoiseAlpha: '5'}")),
     Case("more arguments", _job("training: {extraArguments: {torch_empty_cache_steps: '10'}}")),
@@ -325,6 +329,16 @@ REFUSED = [
             "weight: '2'}]}"
         ),
         "spec.dataset.evaluation",
+    ),
+    Case(
+        "a micro-batch that fills nobody knows what",
+        _job("training: {autoMicroBatchSize: true}"),
+        "spec.training.autoMicroBatchSize",
+    ),
+    Case(
+        "a micro-batch that fills a GPU without one",
+        _job("training: {autoMicroBatchSize: true}\nresources: {gpus: 0, gpuMemory: 24Gi}"),
+        "spec.training.autoMicroBatchSize",
     ),
     Case(
         "tools for the template",

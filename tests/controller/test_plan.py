@@ -344,3 +344,21 @@ def test_kstatus_view() -> None:
     world.reconcile()
     assert world.condition("Stalled")["status"] == "True"
     assert all(condition["observedGeneration"] == 1 for condition in world.status["conditions"])
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "micro_batches"),
+    [
+        ((), [2, 6]),
+        (("Published", "OutOfGPUMemory"), [2, 6, 3]),
+        (("Published", "InternalError"), [2, 6, 6]),
+    ],
+)
+def test_training_has_the_micro_batch_that_prepare_chose(outcomes: tuple[str, ...], micro_batches: list[int]) -> None:
+    """The first attempt and every retry; where it was too large after all, the next one has half."""
+    training = {"batchSize": 12, "microBatchSize": 2, "autoMicroBatchSize": True}
+    world = World({"training": training, "resources": {"gpuMemory": "24Gi"}}, outcomes, prepared=False, chosen=6)
+    world.settle()
+    assert world.condition()["reason"] == "Published"
+    assert world.micro_batches == micro_batches
+    assert world.status["memory"]["microBatchSize"] == 6

@@ -64,13 +64,14 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     raise AssertionError("the coroutine waits for something")
 
 
-def termination_message(reason: str) -> str:
-    """What the trainer writes."""
+def termination_message(reason: str, chosen: int | None = None) -> str:
+    """What the trainer writes; `chosen` is the micro-batch that `prepare` takes."""
     said: dict[str, Any] = {"reason": reason, "message": f"it was {reason}", "hint": "do this", "step": 7}
     if reason == "Published":
         said["artifact"] = {"uri": "s3://adapters/bot", "manifestSha256": "ab" * 32, "bytes": 1234, "files": 5}
     if reason == "Prepared":
         said["dataset"] = {"sha256": "cd" * 32, "rows": 9, "evaluationRows": 0, "tokens": 90, "trainedTokens": 45}
+        said |= {"estimatedMemoryBytes": 10**9} | ({"microBatchSize": chosen} if chosen else {})
     return json.dumps(said)
 
 
@@ -86,11 +87,18 @@ class World:
         spec: Laid over the smallest one.
         outcomes: How trainers end, one after the other; Published is the good end of whatever stage it is.
         prepared: The dataset is ready already, and its Job long gone: the story begins with training.
+        chosen: The micro-batch that `prepare` takes, where the spec leaves it to that.
     """
 
     def __init__(
-        self, spec: dict[str, Any] | None = None, outcomes: tuple[str, ...] = (), *, prepared: bool = True
+        self,
+        spec: dict[str, Any] | None = None,
+        outcomes: tuple[str, ...] = (),
+        *,
+        prepared: bool = True,
+        chosen: int | None = None,
     ) -> None:
+        self.chosen = chosen
         self.now = START
         self.outcomes = iter(itertools.chain(outcomes, itertools.repeat("Published")))
         self.jobs: dict[str, dict[str, Any]] = {}
@@ -204,7 +212,7 @@ class World:
             knows = pods[0] if reason == "Published" else pods[-1]
             for pod in pods:
                 said = reason if pod is knows else followed
-                finish(pod, EXIT_CODES[said], termination_message(said))
+                finish(pod, EXIT_CODES[said], termination_message(said, self.chosen))
 
     def sync_jobs(self) -> None:
         """The Job controller draws its conclusions."""

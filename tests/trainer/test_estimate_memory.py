@@ -123,6 +123,23 @@ def test_what_cannot_fit_is_refused_before_a_gpu_is_held(model: Path, tmp_path: 
     assert json.loads(fits.to_termination_message())["estimatedMemoryBytes"] == fits.estimated_memory_bytes
 
 
+def test_the_largest_micro_batch_that_fits_is_taken(model: Path, tmp_path: Path) -> None:
+    """Of all that divide a process's share of the batch, the largest whose own estimate is within nine tenths."""
+
+    def told(size: int) -> int:
+        run = run_file(tmp_path, model, batchSize=3600, microBatchSize=size)
+        return int(prepare(run, tmp_path / f"w{size}").estimated_memory_bytes)
+
+    fits, larger = told(450), told(600)  # neighbours among the divisors of 1800
+    limit = (fits + larger) // 2 * 10 // 9
+    run = run_file(tmp_path, model, batchSize=3600, microBatchSize=1, autoMicroBatchSize=True)
+    outcome = prepare(run, tmp_path / "auto", gpu_memory=f"{limit >> 10}Ki", gpus=2)
+    assert (outcome.micro_batch_size, outcome.estimated_memory_bytes) == (450, fits)
+    with pytest.raises(RunError, match=r"resources\.gpuMemory is 100Mi"):
+        prepare(run, tmp_path / "small", gpu_memory="100Mi")
+    assert prepare(run_file(tmp_path, model), tmp_path / "told", gpu_memory="9Gi").micro_batch_size is None
+
+
 def test_what_cannot_be_told_is_trained_all_the_same(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -95,6 +95,8 @@ def _on_this_machine(job: FineTuneJob, plan: Plan) -> Plan:
             f"on {training_on}. The result follows the same recipe; it may take much longer."
         )
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[:processes])
+    if job.spec.training.auto_micro_batch_size:
+        remarks.append("training.autoMicroBatchSize is for a cluster: here microBatchSize holds.")
     if job.spec.resources.nodes > 1:
         remarks.append(
             f"The job asks for {job.spec.resources.nodes} nodes and this machine is one: it takes whole batches."

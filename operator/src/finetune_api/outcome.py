@@ -207,6 +207,8 @@ class Outcome(_Document):
     """Measured: of the GPU where there is one, else of the training process."""
     estimated_memory_bytes: int | None = Field(default=None, ge=0)
     """Of the same, told before."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """What `prepare` chose, where the job leaves it to that."""
 
     def to_termination_message(self) -> str:
         """Render as JSON of at most 4096 bytes; message and hint are cut first, facts never."""

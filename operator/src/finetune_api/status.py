@@ -125,6 +125,8 @@ class MemoryStatus(Object):
 
     estimated_bytes: Number | None = None
     """What training will take by our estimate: of one GPU, or resident on the CPU."""
+    micro_batch_size: Number | None = None
+    """The micro-batch that prepare chose, with training.autoMicroBatchSize."""
     peak_bytes: Number | None = None
     """What it took: largest allocation on the GPU, or largest resident size on the CPU."""
 

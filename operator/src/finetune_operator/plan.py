@@ -216,7 +216,8 @@ def _again(scene: _Scene, newest: AttemptStatus, follow_up: FollowUp, micro_batc
 def _start(scene: _Scene, stage: Stage, number: int, micro_batch_size: int | None = None) -> _Step:
     job, observed = scene.job, scene.observed
     if stage is Stage.TRAIN:
-        micro_batch_size = micro_batch_size or job.spec.training.micro_batch_size
+        chosen = scene.status.memory.micro_batch_size if scene.status.memory else None
+        micro_batch_size = micro_batch_size or chosen or job.spec.training.micro_batch_size
     if job.spec.suspend:
         return _Step(_suspended(f"spec.suspend is true; {stage.value} attempt {number} starts when it is false"))
     if observed.stray_pods or any(attempt.live_pods for attempt in observed.attempts):

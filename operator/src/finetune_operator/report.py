@@ -161,7 +161,11 @@ def show_outcome(status: Status, outcome: Outcome) -> None:
             "metrics_after": _decimals(outcome.metrics_after),
         }
         status.evaluation = EvaluationStatus().model_copy(update=losses | metrics)
-    told = {"estimated_bytes": outcome.estimated_memory_bytes, "peak_bytes": outcome.peak_memory_bytes}
+    told = {
+        "estimated_bytes": outcome.estimated_memory_bytes,
+        "micro_batch_size": outcome.micro_batch_size,
+        "peak_bytes": outcome.peak_memory_bytes,
+    }
     known = {name: value for name, value in told.items() if value is not None}
     if known:
         status.memory = (status.memory or MemoryStatus()).model_copy(update=known)

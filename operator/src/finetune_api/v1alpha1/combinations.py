@@ -101,4 +101,12 @@ COMBINATION_RULES = (
         "published at twice the rank)",
         field="method.rank",
     ),
+    Rule(
+        cel="!self.training.autoMicroBatchSize || has(self.resources.gpuMemory) && self.resources.gpus > 0",
+        holds=lambda s: (
+            not s.training.auto_micro_batch_size or (s.resources.gpu_memory is not None and s.resources.gpus > 0)
+        ),
+        message="training.autoMicroBatchSize fills a GPU; set resources.gpuMemory, for instance 24Gi, and gpus",
+        field="training.autoMicroBatchSize",
+    ),
 )

@@ -111,6 +111,9 @@ class Training(Object):
     """Sequences per optimizer step, over all processes; with packing, packed sequences."""
     micro_batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
     """Sequences per process and forward pass; changes memory and speed, never the result."""
+    auto_micro_batch_size: bool = False
+    """Take the largest micro-batch, from microBatchSize up, that the estimate of `prepare` puts into nine tenths of
+    resources.gpuMemory. Where it was wrong, the next attempt has half."""
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
     """Longest row in tokens; longer rows are left out and counted. With packing also the longest packed sequence."""
     packing: bool = False

@@ -24,8 +24,16 @@ _DTYPES = {
 }
 
 
-def check_memory(run: RunFile, work: WorkDir, facts: Facts, say: Callable[[str], None]) -> Estimate | None:
+SHARE = 0.9
+"""Of a GPU's memory that the largest micro-batch may take: no estimate is exact."""
+_MOST = 4096
+"""The largest micro-batch that a spec may have."""
+
+
+def check_memory(run: RunFile, work: WorkDir, facts: Facts, say: Callable[[str], None]) -> tuple[Estimate, int] | None:
     """Estimate the peak of one training process, with the longest row in every place of the micro-batch.
+
+    Also returns the micro-batch: that of the spec, or the largest that fits where the spec leaves it to this.
 
     A model whose code needs numbers to run cannot be told, and gives None: that is no reason not to train it.
 
@@ -48,15 +56,42 @@ def check_memory(run: RunFile, work: WorkDir, facts: Facts, say: Callable[[str],
     except Exception as error:
         say(f"the memory of this model cannot be told: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
         return None
+    if training.auto_micro_batch_size and run.gpu_memory and run.gpus:
+        return _largest(run, parts, SHARE * quantity(run.gpu_memory))
     told = parts.peak(training.micro_batch_size, checkpointing=training.gradient_checkpointing)
     if run.gpu_memory is None or not run.gpus or told.total <= quantity(run.gpu_memory):
-        return told
-    raise RunError(
+        return told, training.micro_batch_size
+    raise _too_much(run, parts, told)
+
+
+def _too_much(run: RunFile, parts: Anatomy, told: Estimate) -> RunError:
+    return RunError(
         Reason.INVALID_CONFIGURATION,
         f"training needs about {_gib(told.total)} of GPU memory and resources.gpuMemory is {run.gpu_memory}; in MiB, "
         f"{str(told).partition(': ')[2]}",
-        _remedy(run, parts, quantity(run.gpu_memory)),
+        _remedy(run, parts, quantity(run.gpu_memory or "0")),
     )
+
+
+def _largest(run: RunFile, parts: Anatomy, limit: float) -> tuple[Estimate, int]:
+    """The largest micro-batch below `limit` bytes that divides a process's share of the batch, and its estimate.
+
+    Raises:
+        RunError: InvalidConfiguration where not even `training.microBatchSize` fits.
+    """
+    least, checkpointing = run.training.micro_batch_size, run.training.gradient_checkpointing
+    told = parts.peak(least, checkpointing=checkpointing)
+    if told.total > limit:
+        raise _too_much(run, parts, told)
+    for size in range(min(_share(run), _MOST), least, -1):
+        if _share(run) % size == 0 and (more := parts.peak(size, checkpointing=checkpointing)).total <= limit:
+            return more, size
+    return told, least
+
+
+def _share(run: RunFile) -> int:
+    """Sequences of an optimizer step that fall to one process."""
+    return run.training.batch_size // (max(1, run.gpus) * run.nodes)
 
 
 def _check_modules(run: RunFile, work: WorkDir, facts: Facts) -> None:
@@ -70,8 +105,7 @@ def _check_modules(run: RunFile, work: WorkDir, facts: Facts) -> None:
 
 def _remedy(run: RunFile, parts: Anatomy, limit: float) -> str:
     """What would fit and give the same result, the fastest first."""
-    micro, share = run.training.micro_batch_size, run.training.batch_size // (max(1, run.gpus) * run.nodes)
-    sizes = [size for size in range(micro, 0, -1) if share % size == 0]
+    sizes = [size for size in range(run.training.micro_batch_size, 0, -1) if _share(run) % size == 0]
     for checkpointing in (False, True):
         for size in sizes:
             told = parts.peak(size, checkpointing=checkpointing).total

@@ -45,14 +45,19 @@ def execute(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
 
     extra_arguments(run.training.extra_arguments)
     check_extensions(run.extensions)
-    memory = check_memory(run, work, train.facts, reporter.say)
+    memory, size = check_memory(run, work, train.facts, reporter.say) or (None, None)
     if memory:
-        reporter.say(f"training will take about {memory}")
+        reporter.say(f"training will take about {memory}; {size} sequences in a micro-batch")
     stop.check()
     if not there:
         reporter.say(f"putting the prepared rows into {store.uri}")
         stored.save(rows.folders, keys, work.staging)
     found = report(train, others[0] if others else None)
     message = f"{found.rows} rows are ready, {found.tokens} tokens, {found.trained_tokens} of them trained"
-    bytes_told = memory.total if memory else None
-    return Outcome(reason=Reason.PREPARED, message=message, dataset=found, estimated_memory_bytes=bytes_told)
+    return Outcome(
+        reason=Reason.PREPARED,
+        message=message,
+        dataset=found,
+        estimated_memory_bytes=memory.total if memory else None,
+        micro_batch_size=size if run.training.auto_micro_batch_size else None,
+    )
