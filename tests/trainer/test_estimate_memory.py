@@ -123,6 +123,7 @@ def test_what_cannot_fit_is_refused_before_a_gpu_is_held(model: Path, tmp_path: 
     assert json.loads(fits.to_termination_message())["estimatedMemoryBytes"] == fits.estimated_memory_bytes
 
 
+@pytest.mark.long
 def test_the_largest_micro_batch_that_fits_is_taken(model: Path, tmp_path: Path) -> None:
     """Of all that divide a process's share of the batch, the largest whose own estimate is within nine tenths."""
 
