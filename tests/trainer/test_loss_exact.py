@@ -16,7 +16,9 @@ from finetune_trainer.data.tokens import IGNORED, TokenRow
 from finetune_trainer.errors import RunError
 from finetune_trainer.methods.adapter import add_adapter
 from finetune_trainer.tasks import causal_lm
-from finetune_trainer.training.loss import mean_nll, nll_sum
+from finetune_trainer.tasks.causal_lm import CausalLM
+from finetune_trainer.tasks.measure import measure
+from finetune_trainer.training.loss import nll_sum
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.processes import Processes
 from tests.trainer.tinyrun import execute, run_file
@@ -72,7 +74,9 @@ def test_evaluation_loss_is_the_mean_over_tokens(base: Any, batch_size: int) -> 
     """However rows are batched; the mean of row means would be another number."""
     rows = token_rows()
     total, count = by_hand(base, rows)
-    assert mean_nll(base, rows, Collator(END), batch_size, Processes()) == pytest.approx(total / count, abs=1e-5)
+    assert measure(CausalLM(), base, rows, Collator(END), batch_size, Processes()).loss == pytest.approx(
+        total / count, abs=1e-5
+    )
     means = [by_hand(base, [row])[0] / row.trained for row in rows]
     assert abs(sum(means) / len(means) - total / count) > 1e-3
 
@@ -145,7 +149,7 @@ def test_an_evaluation_changes_nothing(model: Path, monkeypatch: pytest.MonkeyPa
         return {n: p.grad.clone() for n, p in tuned.named_parameters() if p.grad is not None}
 
     bytes_before, gradients_before = stored(), gradients()
-    mean_nll(tuned, token_rows(), Collator(END), 2, Processes())
+    measure(CausalLM(), tuned, token_rows(), Collator(END), 2, Processes()).loss
     for before, after in ((bytes_before, stored()), (gradients_before, gradients())):
         assert before.keys() == after.keys()
         assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())

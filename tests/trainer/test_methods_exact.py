@@ -16,7 +16,9 @@ from finetune_trainer.data.tokens import IGNORED, TokenRow
 from finetune_trainer.errors import RunError
 from finetune_trainer.methods.adalora import orthogonality_penalty
 from finetune_trainer.methods.adapter import add_adapter
-from finetune_trainer.training.loss import mean_nll, nll_sum
+from finetune_trainer.tasks.causal_lm import CausalLM
+from finetune_trainer.tasks.measure import measure
+from finetune_trainer.training.loss import nll_sum
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.processes import Processes
 from tests.trainer.methodcases import plain_base
@@ -146,7 +148,9 @@ def test_an_evaluation_changes_nothing(block: dict[str, Any], model: Path, monke
     before, stored = gradients(), _stored(adapted)
     with torch.inference_mode():
         evaluated = nll_sum(adapted.eval(), batch)
-    one, all_at_once = (mean_nll(adapted, token_rows(), Collator(0), size, Processes()) for size in (1, 3))
+    one, all_at_once = (
+        measure(CausalLM(), adapted, token_rows(), Collator(0), size, Processes()).loss for size in (1, 3)
+    )
     after = gradients()
     assert evaluated == before["loss"]
     assert one == pytest.approx(all_at_once, rel=1e-6)

@@ -15,8 +15,10 @@ from finetune_trainer.data.packing import Pack, Packs
 from finetune_trainer.data.tokens import IGNORED, TokenRow
 from finetune_trainer.errors import RunError
 from finetune_trainer.methods.adapter import add_adapter
+from finetune_trainer.tasks.causal_lm import CausalLM
+from finetune_trainer.tasks.measure import measure
 from finetune_trainer.training.isolation import check_isolation
-from finetune_trainer.training.loss import mean_nll, nll_sum, trained_logits
+from finetune_trainer.training.loss import nll_sum, trained_logits
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.paths import choose_paths
 from finetune_trainer.training.processes import Processes
@@ -97,7 +99,9 @@ def test_evaluation_of_packs_is_the_mean_over_tokens(tuned: Any, batch_size: int
     """The number that unpacked rows give, one by one."""
     rows = token_rows()
     losses = [loss for row in rows for loss in alone(tuned, row)]
-    packed = mean_nll(tuned, Packs(rows, [len(row) for row in rows], 200, 0), PackCollator(), batch_size, Processes())
+    packed = measure(
+        CausalLM(), tuned, Packs(rows, [len(row) for row in rows], 200, 0), PackCollator(), batch_size, Processes()
+    ).loss
     assert packed == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
 

@@ -5,21 +5,15 @@ model's work and of everybody's memory, and the rest of its output would be thro
 """
 
 import inspect
-from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional
 
 from finetune_trainer.data.collate import Batch
-from finetune_trainer.data.packing import Pack
-from finetune_trainer.data.tokens import IGNORED, TokenRow
+from finetune_trainer.data.tokens import IGNORED
 from finetune_trainer.fast import loss as chunked
 from finetune_trainer.fast.head import head_of
-from finetune_trainer.training.processes import Processes
-from finetune_trainer.training.sums import sum_over_rows
 
 
 def trained_logits(model: Any, batch: Batch, *, sparse_head: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,29 +55,3 @@ def has_sparse_head(model: Any) -> bool:
     """Whether the model computes logits at chosen positions only."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return "logits_to_keep" in inspect.signature(base.forward).parameters
-
-
-def mean_nll(
-    model: Any,
-    rows: Sequence[TokenRow] | Sequence[Pack],
-    collator: Callable[[Any], Batch],
-    batch_size: int,
-    processes: Processes,
-    on_rows: Callable[[int], None] = lambda _: None,
-    cut: Callable[[], bool] = lambda: False,
-) -> float:
-    """Mean NLL per trained token over all rows, exactly: every token weighs the same, however rows are batched.
-
-    The rows, or packs of rows, are shared among the processes; all get the same result. The model is left in the mode
-    it was in. `on_rows` hears after each batch how many rows (or packs) of this process are done.
-
-    Raises:
-        CutShort: In all processes, once `cut` was true in one of them.
-    """
-    sparse_head = has_sparse_head(model)
-
-    def nll(batch: Batch, _: object) -> NDArray[np.float64]:
-        return np.array([float(nll_sum(model, batch, sparse_head=sparse_head))])
-
-    total = sum_over_rows(nll, model, rows, collator, batch_size, processes, on_rows, cut)
-    return float(total[0]) / sum(row.trained for row in rows)
