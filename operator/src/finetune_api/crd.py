@@ -161,7 +161,8 @@ def _attach_rules(model: type[Object], schema: Schema) -> None:
     for field in model.model_fields.values():
         child = _model_of(field.annotation)
         if child is not None:
-            _attach_rules(child, schema["properties"][field.alias or ""])
+            node = schema["properties"][field.alias or ""]
+            _attach_rules(child, node.get("items", node))
 
 
 def _model_of(annotation: Any) -> type[Object] | None:

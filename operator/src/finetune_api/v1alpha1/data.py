@@ -29,9 +29,18 @@ class Model(Object):
     contradict them."""
 
 
+_WEIGHT = Rule(
+    cel="double(self.weight) > 0.0 && double(self.weight) <= 100.0",
+    holds=lambda source: 0 < float(source.weight) <= 100,
+    message='weight must be above 0 and at most 100, for instance "0.5"',
+    field="weight",
+)
+
+
 class MoreRows(Object):
     """More files of rows, of the same format."""
 
+    rules = (_WEIGHT,)
     uri: DataURI
     """As in `uri` beside `more`."""
     weight: Decimal = "1"
@@ -41,21 +50,7 @@ class MoreRows(Object):
 class DataSource(Object):
     """One or more files of rows."""
 
-    rules = (
-        Rule(
-            cel="double(self.weight) > 0.0 && double(self.weight) <= 100.0",
-            holds=lambda source: 0 < float(source.weight) <= 100,
-            message='weight must be above 0 and at most 100, for instance "0.5"',
-            field="weight",
-        ),
-        # Not of the items: the API server compiles no rule of an item whose list has a default.
-        Rule(
-            cel="self.more.all(source, double(source.weight) > 0.0 && double(source.weight) <= 100.0)",
-            holds=lambda source: all(0 < float(more.weight) <= 100 for more in source.more),
-            message='more: each weight must be above 0 and at most 100, for instance "0.5"',
-            field="more",
-        ),
-    )
+    rules = (_WEIGHT,)
     weight: Decimal = "1"
     """How often each row is seen in an epoch: "2" is twice; "0.5" is half of the rows, chosen by training.seed."""
     more: Annotated[list[MoreRows], Field(max_length=31, json_schema_extra=LIST_ATOMIC)] = []

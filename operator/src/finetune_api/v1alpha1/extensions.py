@@ -45,6 +45,20 @@ class TrackerType(StrEnum):
 class Tracker(Object):
     """One place that the numbers of a run go to."""
 
+    rules = (
+        Rule(
+            cel="self.type != 'TensorBoard' || (!has(self.uri) && !has(self.project) && !has(self.secretName))",
+            holds=lambda t: t.type is not TrackerType.TENSORBOARD or not (t.uri or t.project or t.secret_name),
+            message="type TensorBoard writes below output.uri and takes no uri, project or secretName; remove them",
+            field="type",
+        ),
+        Rule(
+            cel="self.type != 'MLflow' || has(self.uri)",
+            holds=lambda t: t.type is not TrackerType.MLFLOW or t.uri is not None,
+            message="type MLflow needs the uri of a tracking server: what it writes to the pod's disk is lost",
+            field="uri",
+        ),
+    )
     type: Annotated[TrackerType, Field(strict=False)]
     """TensorBoard (files in the bucket), MLflow, WandB, Trackio; the last three need their package in the image."""
     uri: Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.\[\]:-]+(/.*)?$", max_length=512)] | None = None
@@ -58,35 +72,13 @@ class Tracker(Object):
 
 
 Trackers = Annotated[list[Tracker], Field(max_length=4, json_schema_extra=LIST_ATOMIC)]
-TRACKER_RULES = (
-    Rule(
-        cel="self.trackers.all(t, self.trackers.exists_one(u, u.type == t.type))",
-        holds=lambda t: len({tracker.type for tracker in t.trackers}) == len(t.trackers),
-        message="training.trackers names a type twice; remove one",
-        field="trackers",
-    ),
-    Rule(
-        cel="self.trackers.all(t, t.type != 'TensorBoard' || (!has(t.uri) && !has(t.project) && !has(t.secretName)))",
-        holds=lambda t: (
-            not any(
-                tracker.uri or tracker.project or tracker.secret_name
-                for tracker in t.trackers
-                if tracker.type is TrackerType.TENSORBOARD
-            )
-        ),
-        message="training.trackers type TensorBoard writes below output.uri and takes no uri, project or secretName; "
-        "remove them",
-        field="trackers",
-    ),
-    Rule(
-        cel="self.trackers.all(t, t.type != 'MLflow' || has(t.uri))",
-        holds=lambda t: all(tracker.uri for tracker in t.trackers if tracker.type is TrackerType.MLFLOW),
-        message="training.trackers type MLflow needs the uri of a tracking server: what it writes to the pod's disk is "
-        "lost",
-        field="trackers",
-    ),
+TRACKER_RULE = Rule(
+    cel="self.trackers.all(t, self.trackers.exists_one(u, u.type == t.type))",
+    holds=lambda t: len({tracker.type for tracker in t.trackers}) == len(t.trackers),
+    message="training.trackers names a type twice; remove one",
+    field="trackers",
 )
-"""Of `training`: the API server compiles no rule of an item whose list has a default."""
+"""Of `training`."""
 
 
 class Debugpy(Object):

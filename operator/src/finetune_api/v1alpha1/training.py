@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.base import Count, Decimal, Object, Rule, Seconds
-from finetune_api.v1alpha1.extensions import TRACKER_RULES, Trackers
+from finetune_api.v1alpha1.extensions import TRACKER_RULE, Trackers
 from finetune_api.v1alpha1.optimizer import SCHEDULE_RULES, ExtraArguments, Optimizer, Scheduler, SchedulerOptions
 from finetune_api.v1alpha1.parallelism import Parallelism
 
@@ -79,7 +79,7 @@ class Training(Object):
             field="labelSmoothing",
         ),
         *SCHEDULE_RULES,
-        *TRACKER_RULES,
+        TRACKER_RULE,
     )
     epochs: Annotated[int, Field(ge=1, le=1000)] = 1
     """Times every row is seen."""
