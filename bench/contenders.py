@@ -24,6 +24,7 @@ from finetune_trainer.data.collate import PackCollator
 from finetune_trainer.data.packing import Pack
 from finetune_trainer.data.tokens import TokenRow
 from finetune_trainer.methods.adapter import add_adapter
+from finetune_trainer.tasks.causal_lm import CausalLM
 from finetune_trainer.training.arguments import training_arguments
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.paths import choose_paths
@@ -100,6 +101,7 @@ def ours(folder: Path, length: int, precision: str, *, checkpointing: bool) -> A
         stop=session.stop,
         reporter=session.reporter,
         rows=packs,
+        task=CausalLM(),
         evaluation_batch_size=1,
         model=_same_start(model, folder),
         args=training_arguments(run, work.checkpoints, dtype),

@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from bench.training import QUIET
 
-FIRST_STEP = {"ours": "step 1/", "trl": "{'loss'"}
+FIRST_STEP = {"ours": r"step [1-9]\d*/", "trl": r"\{'loss'"}
+"""Not every step has its line: a fast one may be told with the next."""
 LIMIT_SECONDS = 600
 
 
@@ -27,7 +30,7 @@ def first_step(side: str, folder: Path, length: int) -> float:
         seen = []
         for line in program.stdout:
             seen.append(line)
-            if FIRST_STEP[side] in line:
+            if re.search(FIRST_STEP[side], line):
                 return time.perf_counter() - start
             if time.perf_counter() - start > LIMIT_SECONDS:
                 break
@@ -55,7 +58,7 @@ def refusal(side: str, folder: Path) -> float:
     return seconds
 
 
-def run_file(folder: Path, length: int) -> Path:
+def run_file(folder: Path, length: int, out: Path | None = None) -> Path:
     """A run file of the benchmark's work."""
     path = folder / "run.json"
     document = {
@@ -66,15 +69,23 @@ def run_file(folder: Path, length: int) -> Path:
         "training": {
             "batchSize": 1, "maxSteps": 100, "packing": True, "maxLength": length, "precision": "BFloat16",
         },
-        "output": {"uri": f"file://{folder}/out"},
+        "output": {"uri": f"file://{out or folder / 'out'}"},
     }  # fmt: skip
     path.write_text(json.dumps(document))
     return path
 
 
 def _ours(folder: Path, length: int) -> list[str]:
-    where = ["--run-file", str(run_file(folder, length)), "--work-dir", str(folder / "work-start"), "--port", "0"]
-    return [sys.executable, "-m", "finetune_trainer", *where, "--termination-log", str(folder / "termination.log")]
+    fresh = Path(tempfile.mkdtemp(dir=folder))  # the worker of the last round may still be saying its last words
+    where = [
+        "--run-file",
+        str(run_file(folder, length, fresh / "out")),
+        "--work-dir",
+        str(fresh / "work"),
+        "--port",
+        "0",
+    ]
+    return [sys.executable, "-m", "finetune_trainer", *where, "--termination-log", str(fresh / "termination.log")]
 
 
 def _trl(folder: Path, length: int) -> list[str]:

@@ -42,6 +42,7 @@ def main() -> None:
         _save(options.output, results)
     if not options.only_training:
         results["preparing"] = _preparing(folder, options)
+        _save(options.output, results)
         results["starting"] = _starting(folder, options)
     _save(options.output, results)
     print(render(results))
