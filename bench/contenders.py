@@ -11,8 +11,9 @@ import os
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
@@ -100,7 +101,7 @@ def ours(folder: Path, length: int, precision: str, *, checkpointing: bool) -> A
         processes=session.processes,
         stop=session.stop,
         reporter=session.reporter,
-        rows=packs,
+        rows=cast("Any", packs),  # only to name rows in errors
         task=CausalLM(),
         evaluation_batch_size=1,
         model=_same_start(model, folder),
@@ -137,7 +138,7 @@ def trl(folder: Path, length: int, _precision: str, **_: bool) -> Any:
     return trainer
 
 
-CONTENDERS = {
+CONTENDERS: dict[str, tuple[Callable[..., Any], str]] = {
     "trl": (trl, ""),
     "plain-bf16": (plain, "BFloat16"),
     "ours-bf16": (ours, "BFloat16"),

@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,12 @@ def _small_model() -> Any:
     return LlamaForCausalLM(LlamaConfig(vocab_size=49_152, **size))
 
 
-SIDES = {"ours": ours, "trl": trl, "tokenizer": tokenizer, "tokenizer-fast": tokenizer_fast}
+SIDES: dict[str, Callable[[Path, int], float]] = {
+    "ours": ours,
+    "trl": trl,
+    "tokenizer": tokenizer,
+    "tokenizer-fast": tokenizer_fast,
+}
 
 if __name__ == "__main__":
     seconds = SIDES[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))

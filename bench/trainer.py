@@ -11,7 +11,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,20 +57,20 @@ def _preparing(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         done = _python("bench.preparing", name, folder, 2048)
         return float(options.many_rows / json.loads(done.strip().splitlines()[-1])["seconds"])
 
-    return _in_turn({name: lambda name=name: side(name) for name in preparing.SIDES}, options.repeats)
+    return _in_turn({name: partial(side, name) for name in preparing.SIDES}, options.repeats)
 
 
 def _starting(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of each side, in turn; the first round warms the page cache and does not count."""
-    first = {name: lambda name=name: starting.first_step(name, folder, 512) for name in ("ours", "trl")}
-    refused = {name: lambda name=name: starting.refusal(name, folder) for name in ("ours", "trl")}
+    first = {name: partial(starting.first_step, name, folder, 512) for name in ("ours", "trl")}
+    refused = {name: partial(starting.refusal, name, folder) for name in ("ours", "trl")}
     return {
         "first_step": _in_turn(first, options.repeats, warm=1),
         "refusal": _in_turn(refused, options.repeats, warm=1),
     }
 
 
-def _in_turn(sides: dict[str, Callable[[], float]], repeats: int, warm: int = 0) -> dict[str, Any]:
+def _in_turn(sides: Mapping[str, Callable[[], float]], repeats: int, warm: int = 0) -> dict[str, Any]:
     """Each side once, then each again; with what others had of the machine meanwhile."""
     values: dict[str, list[float]] = {name: [] for name in sides}
     before = Load.now(os.getpid())
