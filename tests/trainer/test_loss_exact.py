@@ -1,5 +1,6 @@
 """The loss weighs every trained token the same, and pads, accumulation and checkpointing do not change it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from finetune_trainer.tasks.measure import measure
 from finetune_trainer.training.loss import nll_sum
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.processes import Processes
+from finetune_trainer.training.sums import sum_over_rows
 from tests.trainer.tinyrun import execute, run_file
 
 END = 2
@@ -171,3 +173,38 @@ def test_a_loss_that_is_not_finite_ends_the_run(model: Path, tmp_path: Path, mon
         execute(run, tmp_path / "work")
     assert caught.value.reason is Reason.NON_FINITE_LOSS
     assert not (tmp_path / "out/manifest.json").exists()
+
+
+class Watched(Sequence[TokenRow]):
+    """Rows that note when one is read."""
+
+    def __init__(self, rows: list[TokenRow], seen: list[int]) -> None:
+        self._rows = rows
+        self._seen = seen
+        self.lengths = [len(row) for row in rows]
+
+    def __len__(self) -> int:
+        """As many as there are."""
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Read one."""
+        self._seen.append(index)
+        return self._rows[index]
+
+
+def test_rows_are_read_when_their_batch_is() -> None:
+    """Memory does not grow with the held-out rows: no row is read before the batch that it is in, longest first."""
+    seen: list[int] = []
+    rows = token_rows()
+    batches = []
+
+    def sums(_batch: object, members: Sequence[Any]) -> Any:
+        batches.append([len(row) for row in members])
+        assert len(seen) == sum(len(batch) for batch in batches)
+        return np.zeros(1)
+
+    sum_over_rows(sums, torch.nn.Linear(1, 1), Watched(rows, seen), Collator(END), 2, Processes())
+    lengths = [length for batch in batches for length in batch]
+    assert lengths == sorted((len(row) for row in rows), reverse=True)
+    assert sorted(seen) == list(range(len(rows)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.load import InvalidJobFileError, Problem, load_jobs
-from finetune_api.v1alpha1 import FineTuneJob
+from finetune_api.v1alpha1 import FineTuneJob, source_uris
 from finetune_cli.errors import UsageError
 
 _RELATIVE = re.compile(r"""file://(\.{1,2}/[^\s"',}\]]*)""")
@@ -53,13 +53,7 @@ def _absolute(folder: Path, path: str) -> str:
 
 def uris(job: FineTuneJob) -> list[str]:
     """All URIs of a job: model, datasets, output."""
-    model, data = job.spec.model, job.spec.dataset
-    sources = [
-        model.uri,
-        *([model.adapter.uri] if model.adapter else []),
-        *data.uris,
-    ]
-    return [*sources, job.spec.output.uri]
+    return [*source_uris(job.spec.model, job.spec.dataset), job.spec.output.uri]
 
 
 def choose(file: JobFile, name: str | None) -> FineTuneJob:

@@ -7,7 +7,7 @@ from finetune_api import names
 from finetune_api.names import Stage
 from finetune_api.outcome import ExitCode
 from finetune_api.run import RunFile
-from finetune_api.v1alpha1 import FineTuneJob, Resources, Spec
+from finetune_api.v1alpha1 import FineTuneJob, Resources, Spec, source_uris
 from finetune_operator.settings import Settings
 
 Manifest = dict[str, Any]
@@ -278,8 +278,7 @@ def _volumes(spec: Spec) -> list[tuple[Manifest, Manifest]]:
 
 def _claims(spec: Spec) -> dict[str, bool]:
     """Every claim that a URI names, and whether reading it is enough."""
-    adapter = spec.model.adapter.uri if spec.model.adapter else ""
-    sources = [spec.model.uri, adapter, *spec.dataset.uris]
+    sources = source_uris(spec.model, spec.dataset)
     claims = {_claim(uri): True for uri in sources if uri.startswith(CLAIM)}
     if spec.output.uri.startswith(CLAIM):
         claims[_claim(spec.output.uri)] = False

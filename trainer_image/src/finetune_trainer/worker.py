@@ -15,7 +15,6 @@ from finetune_api.names import Stage
 from finetune_api.outcome import Outcome, Reason
 from finetune_api.run import RunFile
 from finetune_trainer.sharding.strategy import hide_deepspeed, strategy_of
-from finetune_trainer.supervisor.environment import reports_to_hub
 from finetune_trainer.supervisor.processes import die_with_parent, write_stacks_on_request
 from finetune_trainer.training.stop import Stopped, StopSwitch
 from finetune_trainer.workdir import WorkDir, spoken
@@ -61,10 +60,6 @@ def _tell(work: WorkDir, outcome: Outcome) -> None:
 
 def _prepare_libraries(run: RunFile) -> None:
     """Set what torch, transformers and the hub client read when they are imported."""
-    adapter = run.model.adapter.uri if run.model.adapter else ""
-    uris = (run.model.uri, adapter, *run.dataset.uris)
-    if not any(uri.startswith("hf://") for uri in uris) and not reports_to_hub(run):
-        os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"

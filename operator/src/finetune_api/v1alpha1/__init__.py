@@ -30,6 +30,7 @@ from finetune_api.v1alpha1.data import (
     Overlong,
     Role,
     TrainOn,
+    source_uris,
 )
 from finetune_api.v1alpha1.evaluation import LOSS, EarlyStopping, Evaluation, Gate
 from finetune_api.v1alpha1.extensions import Debug, Debugpy, Extensions, Tracker, TrackerType
@@ -103,4 +104,5 @@ __all__ = [
     "TrainOn",
     "Training",
     "WeightType",
+    "source_uris",
 ]

@@ -42,22 +42,22 @@ class MoreRows(Object):
 
     rules = (_WEIGHT,)
     uri: DataURI
-    """As in `uri` beside `more`."""
+    """A file, all files below a prefix, or those that a pattern names."""
     weight: Decimal = "1"
-    """As in `weight` beside `more`."""
+    """How often each of these rows is seen in an epoch."""
 
 
 class DataSource(Object):
     """One or more files of rows."""
 
     rules = (_WEIGHT,)
+    uri: DataURI
+    """A file (s3://bucket/rows.jsonl), all files below a prefix that ends in / (pvc://claim/rows/), or those that a
+    pattern names (hf://datasets/owner/name/part-*.jsonl.gz). Files are read in the order of their names."""
     weight: Decimal = "1"
     """How often each row is seen in an epoch: "2" is twice; "0.5" is half of the rows, chosen by training.seed."""
     more: Annotated[list[MoreRows], Field(max_length=31, json_schema_extra=LIST_ATOMIC)] = []
     """More rows of the same format, each source with a weight of its own."""
-    uri: DataURI
-    """A file (s3://bucket/rows.jsonl), all files below a prefix that ends in / (pvc://claim/rows/), or those that a
-    pattern names (hf://datasets/owner/name/part-*.jsonl.gz). Files are read in the order of their names."""
 
     @property
     def uris(self) -> list[str]:
@@ -250,3 +250,8 @@ class Dataset(Object):
     def uris(self) -> list[str]:
         """Of the rows to train on, then of the held-out ones."""
         return [*self.train.uris, *(self.evaluation.uris if self.evaluation else [])]
+
+
+def source_uris(model: Model, dataset: Dataset) -> list[str]:
+    """Everything that a run reads: the model, the adapter it trains on, the rows."""
+    return [model.uri, *([model.adapter.uri] if model.adapter else []), *dataset.uris]

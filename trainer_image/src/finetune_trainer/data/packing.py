@@ -35,6 +35,8 @@ class Packs(Sequence[Pack]):
     def __init__(self, rows: Sequence[TokenRow], lengths: Sequence[int], capacity: int, seed: int) -> None:
         self._rows = rows
         self._members = best_fit_decreasing(lengths, capacity, seed)
+        self.lengths = [sum(lengths[number] for number in members) for members in self._members]
+        """Tokens of each pack."""
         self.filled = sum(lengths) / (len(self._members) * capacity) if lengths else 1.0
         """The share of all packs' capacity that holds tokens."""
 

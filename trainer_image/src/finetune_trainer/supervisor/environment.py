@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from finetune_api.run import RunFile
-from finetune_api.v1alpha1 import TrackerType
+from finetune_api.v1alpha1 import TrackerType, source_uris
 
 _CACHES = {
     "HF_HOME": "huggingface",
@@ -61,15 +61,15 @@ def _threads(processes: int, base: Mapping[str, str]) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads)}  # the second one is the tokenizer's
 
 
-def reports_to_hub(run: RunFile) -> bool:
+def _reports_to_hub(run: RunFile) -> bool:
     """Whether a tracker of the run writes to the hub."""
     return any(tracker.type is TrackerType.TRACKIO and not tracker.uri for tracker in run.training.trackers)
 
 
 def _hub(run: RunFile, base: Mapping[str, str]) -> dict[str, str]:
     """No call to a hub unless a URI says so; the login of this machine's user counts when one does."""
-    sources = [run.model.uri, *run.dataset.uris]
-    if not any(uri.startswith("hf://") for uri in sources) and not reports_to_hub(run):
+    sources = source_uris(run.model, run.dataset)
+    if not any(uri.startswith("hf://") for uri in sources) and not _reports_to_hub(run):
         return {"HF_HUB_OFFLINE": "1"}
     login = Path(base.get("HF_HOME") or Path(base.get("HOME", "/")) / ".cache/huggingface") / "token"
     return {"HF_TOKEN_PATH": str(login)} if "HF_TOKEN_PATH" not in base and login.is_file() else {}

@@ -15,6 +15,12 @@ class CutShort(Exception):  # noqa: N818 - no error
     """Somebody wanted the evaluation to end before its end."""
 
 
+def lengths_of(rows: Sequence[Any]) -> list[int]:
+    """Tokens of each row, or pack; asked of the rows as a whole where they know, for else each is read."""
+    known = getattr(rows, "lengths", None)
+    return [len(row) for row in rows] if known is None else list(known)
+
+
 def sum_over_rows(
     sums: Callable[[Batch, Sequence[Any]], NDArray[np.float64]],
     model: Any,
@@ -35,7 +41,7 @@ def sum_over_rows(
     """
     together = not is_whole_model(model)
     # Rows of similar length together: less padding, the same sum.
-    ordered = sorted(rows, key=len, reverse=True)
+    ordered = sorted(range(len(rows)), key=lengths_of(rows).__getitem__, reverse=True)
     mine = ordered[processes.rank :: processes.world]
     most = -(-len(rows) // processes.world) if together else len(mine)
     was_training = model.training
@@ -46,7 +52,8 @@ def sum_over_rows(
             if processes.any(cut()) if together else cut():
                 break
             members = mine[start : start + batch_size]
-            some = members or ordered[-1:]  # for nothing but to take part in the others' forward
+            # The shortest, for nothing but to take part in the others' forward.
+            some = [rows[number] for number in members or ordered[-1:]]
             batch = {name: tensor.to(processes.device()) for name, tensor in collator(some).items()}
             with without_gradient(model):
                 found = sums(batch, some)
