@@ -37,7 +37,7 @@ check: setup ## Lint, types, import contracts, generated files: under a minute
 .PHONY: unit
 unit: setup ## Tests that need no cluster (they start their own S3 server)
 	$(BIN)/python -m localcluster binaries --only tools
-	$(BIN)/pytest -m 'not cluster and not long and not soak' -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m 'not cluster and not simulation and not long and not soak' -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: long
 long: setup ## The other tests that need no cluster: real runs, every method, storage faults
@@ -49,8 +49,13 @@ soak: setup ## The long sweeps: signals at a hundred random moments of a run, an
 	$(BIN)/python -m localcluster binaries --only tools
 	$(BIN)/pytest -m soak -n 2 --dist loadfile --no-loadscope-reorder
 
+.PHONY: simulation
+simulation: setup ## The operator on a real control plane with simulated nodes: faults, kills, scale
+	$(BIN)/python -m localcluster binaries
+	$(BIN)/pytest -m 'simulation and not soak'
+
 .PHONY: test
-test: check unit long cluster-test ## Everything: check, unit, long, and the tests on a real cluster (root)
+test: check unit long simulation cluster-test ## Everything: check, unit, long, simulation, and the tests on a real cluster (root)
 
 .PHONY: cluster-test
 cluster-test: images ## Only the tests on a real cluster (root)

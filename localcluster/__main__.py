@@ -61,7 +61,7 @@ def _env(paths: Paths, _: argparse.Namespace) -> int:
 
 
 def _binaries(paths: Paths, options: argparse.Namespace) -> int:
-    print(binaries.ensure(paths, options.only))
+    print(binaries.ensure(paths, options.only or [module.name for module in binaries.MODULES]))
     return 0
 
 

@@ -60,23 +60,36 @@ MODULES = (
             "helm.sh/helm/v4/internal/version.version": ("helm.sh/helm/v4", "v{version}"),
         },
     ),
+    Module(
+        "simulation",
+        {"kwok": "sigs.k8s.io/kwok/cmd/kwok"},
+        {"sigs.k8s.io/kwok/pkg/consts.Version": ("sigs.k8s.io/kwok", "v{version}")},
+    ),
+    Module("checks", {"promtool": "github.com/prometheus/prometheus/cmd/promtool", "kstatus": "./kstatus"}, {}),
 )
 
-
-def missing(paths: Paths) -> list[Module]:
-    """Return the modules of which a program is not built yet."""
-    return [module for module in MODULES if not all((paths.bin / name).exists() for name in module.programs)]
+CLUSTER = ("kubernetes", "etcd", "dns", "tools")
+"""What a cluster is made of; the other modules are for tests and benchmarks."""
 
 
-def ensure(paths: Paths, only: Collection[str] = ()) -> Path:
+def missing(paths: Paths, only: Collection[str] = CLUSTER) -> list[Module]:
+    """Return those of the named modules of which a program is not built yet."""
+    return [
+        module
+        for module in MODULES
+        if module.name in only and not all((paths.bin / name).exists() for name in module.programs)
+    ]
+
+
+def ensure(paths: Paths, only: Collection[str] = CLUSTER) -> Path:
     """Return the folder with the programs, building first what is missing.
 
     Args:
         paths: The state folder.
-        only: Names of modules; all when empty. `tools` alone is enough for an S3 server.
+        only: Names of modules. `tools` alone is enough for an S3 server.
     """
     with paths.exclusive("binaries"):
-        todo = [module for module in missing(paths) if not only or module.name in only]
+        todo = missing(paths, only)
         if todo:
             _build_all(paths, todo)
     return paths.bin

@@ -1,39 +1,50 @@
 """etcd, the API server, the controller-manager and the scheduler: what each is started with, and why."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from localcluster import process, topology
 from localcluster.namespaces import Node
 from localcluster.state import Paths
 
-_ETCD = "http://127.0.0.1:2379"
-_ETCD_PEER = "http://127.0.0.1:2380"
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the control plane listens. In the node's own network namespace nobody else is in the way."""
+
+    api: int = topology.API_PORT
+    etcd: int = 2379
+    etcd_peer: int = 2380
 
 
-def etcd(paths: Paths) -> list[str]:
+IN_THE_NODE = Ports()
+
+
+def etcd(paths: Paths, ports: Ports = IN_THE_NODE) -> list[str]:
     """Return etcd's command line. It need not survive a power cut, so it never waits for the disk."""
+    clients, peers = f"http://127.0.0.1:{ports.etcd}", f"http://127.0.0.1:{ports.etcd_peer}"
     return [
         f"{paths.bin}/etcd",
         "--name=finetune",
         f"--data-dir={paths.run}/etcd",
         "--unsafe-no-fsync",
         "--log-level=warn",
-        f"--listen-client-urls={_ETCD}",
-        f"--advertise-client-urls={_ETCD}",
-        f"--listen-peer-urls={_ETCD_PEER}",
-        f"--initial-advertise-peer-urls={_ETCD_PEER}",
-        f"--initial-cluster=finetune={_ETCD_PEER}",
+        f"--listen-client-urls={clients}",
+        f"--advertise-client-urls={clients}",
+        f"--listen-peer-urls={peers}",
+        f"--initial-advertise-peer-urls={peers}",
+        f"--initial-cluster=finetune={peers}",
     ]
 
 
-def apiserver(paths: Paths) -> list[str]:
+def apiserver(paths: Paths, ports: Ports = IN_THE_NODE) -> list[str]:
     """Return the API server's command line. Pod Security admission is on by default."""
     pki = paths.pki
     return [
         f"{paths.bin}/kube-apiserver",
-        f"--etcd-servers={_ETCD}",
-        f"--secure-port={topology.API_PORT}",
+        f"--etcd-servers=http://127.0.0.1:{ports.etcd}",
+        f"--secure-port={ports.api}",
         f"--advertise-address={topology.NODE_IP}",  # the endpoint of Service "kubernetes": may not be loopback
         f"--service-cluster-ip-range={topology.SERVICE_NETWORK}",
         "--authorization-mode=Node,RBAC",

@@ -74,8 +74,13 @@ CLIENTS = (
 API_TO_KUBELET = Leaf("apiserver-kubelet-client", "/O=system:masters/CN=kube-apiserver-kubelet-client")
 
 
-def create(paths: Paths) -> None:
-    """Make the authority, every certificate, the key that signs service-account tokens, and the kubeconfigs."""
+def create(paths: Paths, server: str = f"https://{topology.NODE_IP}:{topology.API_PORT}") -> None:
+    """Make the authority, every certificate, the key that signs service-account tokens, and the kubeconfigs.
+
+    Args:
+        paths: Its folders `pki` (made here) and `conf` take them.
+        server: The API server's URL in the kubeconfigs.
+    """
     pki = paths.pki
     pki.mkdir(mode=0o700)
     process.run(
@@ -88,7 +93,7 @@ def create(paths: Paths) -> None:
     for client in CLIENTS:
         kubeconfig = paths.conf / f"{client.name}.kubeconfig"
         kubeconfig.touch(mode=0o600)
-        kubeconfig.write_text(json.dumps(_kubeconfig(pki, client.name), indent=2))
+        kubeconfig.write_text(json.dumps(_kubeconfig(pki, client.name, server), indent=2))
 
 
 def _sign(pki: Path, leaf: Leaf) -> None:
@@ -101,13 +106,12 @@ def _sign(pki: Path, leaf: Leaf) -> None:
     )  # fmt: skip
 
 
-def _kubeconfig(pki: Path, user: str) -> dict[str, object]:
+def _kubeconfig(pki: Path, user: str, server: str) -> dict[str, object]:
     """Return a kubeconfig with everything inside, so that it may be copied. JSON is YAML."""
 
     def data(file: str) -> str:
         return b64encode((pki / file).read_bytes()).decode()
 
-    server = f"https://{topology.NODE_IP}:{topology.API_PORT}"
     certificate = {"client-certificate-data": data(f"{user}.crt"), "client-key-data": data(f"{user}.key")}
     return {
         "apiVersion": "v1",

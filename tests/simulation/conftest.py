@@ -1,0 +1,39 @@
+"""A control plane of its own, on which pods say what a trainer would say, and operators as processes on it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from finetune_api import names
+from localcluster.simulation import ControlPlane, control_plane
+from tests.simulation.jobs import NAMESPACE, lives
+from tests.simulation.operators import Operator
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@contextmanager
+def a_plane(root: Path) -> Iterator[ControlPlane]:
+    """A control plane with a simulated node, the CRD and a namespace."""
+    with control_plane(root, lives()) as plane:
+        plane.kubectl("apply", "--server-side", "-f", str(REPOSITORY / "crds" / "finetunejobs.yaml"))
+        plane.kubectl("wait", "--for=condition=Established", f"crd/{names.PLURAL}.{names.GROUP}", "--timeout=30s")
+        plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        yield plane
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """One for all tests that leave it as it is; who breaks it makes an own one with `a_plane`."""
+    with a_plane(tmp_path_factory.mktemp("plane") / "p") as plane:
+        yield plane
+
+
+@pytest.fixture
+def operator(plane: ControlPlane, tmp_path: Path) -> Iterator[Operator]:
+    """One operator as a process, ready; ended with the test."""
+    with Operator(plane, tmp_path / "operator.log") as running:
+        running.wait_until_ready()
+        yield running
