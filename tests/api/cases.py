@@ -133,7 +133,7 @@ REFUSED = [
     ),
     Case(
         "an unknown way with long rows",
-        _job(dataset="train: {uri: s3://datasets/a}, overlong: Split"),
+        _job(dataset="train: {uri: s3://datasets/a}, overlong: Wrap"),
         "spec.dataset.overlong",
     ),
     Case(

@@ -18,6 +18,13 @@ ACCEPTED = [
         "a base shared out as it is read",
         job("method: {type: LoRA}\ntraining: {parallelism: {strategy: FSDP}}\nresources: {gpus: 2}"),
     ),
+    Case(
+        "shares over several nodes", job("training: {parallelism: {strategy: ZeRO2}}\nresources: {gpus: 2, nodes: 2}")
+    ),
+    Case(
+        "shares over nodes of one GPU",
+        job("method: {type: LoRA}\ntraining: {parallelism: {strategy: FSDP}}\nresources: {nodes: 2}"),
+    ),
     Case("parallelism left at its default", job("training: {parallelism: {}}")),
 ]
 
@@ -34,11 +41,6 @@ REFUSED = [
         "PiSSA of a share", _sharded("FSDP", "method: {type: LoRA, initialization: PiSSA}"), "spec.training.parallelism"
     ),
     Case("FSDP of 4 bits", _sharded("FSDP", "method: {type: QLoRA}"), "spec.training.parallelism"),
-    Case(
-        "shares over several nodes",
-        job("training: {parallelism: {strategy: ZeRO2}}\nresources: {gpus: 2, nodes: 2}"),
-        "spec.resources.nodes",
-    ),
     Case(
         "shares of a translation",
         job("task: {type: Seq2SeqLM}\ntraining: {parallelism: {strategy: ZeRO2}}\nresources: {gpus: 2}"),

@@ -30,7 +30,30 @@ ACCEPTED = [
     ),
 ]
 
+_SPLIT = "train: {uri: s3://datasets/a}, overlong: Split"
+ACCEPTED += [
+    Case("contexts in windows", _job("task: {type: QuestionAnswering}", dataset=_SPLIT)),
+    Case("windows side by side", _job("task: {type: QuestionAnswering, docStride: 0}", dataset=_SPLIT)),
+    Case(
+        "windows with much in common",
+        _job("task: {type: QuestionAnswering, docStride: 383}\ntraining: {maxLength: 384}", dataset=_SPLIT),
+    ),
+]
+
 REFUSED = [
+    Case("windows of a chat", _job(dataset=_SPLIT), "spec.dataset.overlong"),
+    Case("windows of tagged words", _job("task: {type: TokenClassification}", dataset=_SPLIT), "spec.dataset.overlong"),
+    Case("a stride without windows", _job("task: {type: QuestionAnswering, docStride: 64}"), "spec.task.docStride"),
+    Case(
+        "a stride as long as a window",
+        _job("task: {type: QuestionAnswering, docStride: 384}\ntraining: {maxLength: 384}", dataset=_SPLIT),
+        "spec.task.docStride",
+    ),
+    Case(
+        "a stride below zero",
+        _job("task: {type: QuestionAnswering, docStride: -1}", dataset=_SPLIT),
+        "spec.task.docStride",
+    ),
     Case("an unknown task", _job("task: {type: Regression}"), "spec.task.type"),
     Case("labels without a type", _job("task: {labels: [a]}"), "spec.task.labels"),
     Case("one label", _job("task: {type: TokenClassification, labels: [O]}"), "spec.task.labels"),

@@ -1,8 +1,9 @@
 """The worker processes of runs, forked instead of started: a helper of the tests of sharding, run as a program.
 
-Reads lines of JSON `{"run": FILE, "work": FOLDER, "processes": N, "stop": {RANK: STEP}, "broken": CODE}`, forks N
-workers as torchrun would start them, and answers with the list of their exit codes. Worker RANK gets SIGTERM in the
-middle of STEP. CODE breaks something first. Rank 0 also does PID 1's part: its checkpoints are in storage when it ends.
+Reads lines of JSON `{"run": FILE, "work": FOLDER, "processes": N, "nodes": M, "stop": {RANK: STEP}, "broken": CODE}`,
+forks N workers for each of M nodes as torchrun would start them, and answers with the list of their exit codes. Each
+node but the first has a work folder of its own beside FOLDER. Worker RANK gets SIGTERM in the middle of STEP. CODE
+breaks something first. Rank 0 also does PID 1's part: its checkpoints are in storage when it ends.
 """
 
 import json
@@ -37,12 +38,15 @@ class _SignalAt(TrainerCallback):  # type: ignore[misc]
 
 
 def _rank(task: dict[str, Any], rank: int, port: int) -> int:
-    work = Path(task["work"])
-    output = os.open(f"{work}.{rank}.output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    node, local = divmod(rank, task["processes"])
+    work = Path(f"{task['work']}-{node}" if node else task["work"])
+    output = os.open(f"{task['work']}.{rank}.output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": task["processes"], "MASTER_PORT": port}
-    if task["processes"] > 1:
+    world = task["processes"] * task["nodes"]
+    places = {"RANK": rank, "LOCAL_RANK": local, "LOCAL_WORLD_SIZE": task["processes"], "WORLD_SIZE": world}
+    places["MASTER_PORT"] = port
+    if world > 1:
         os.environ |= {"MASTER_ADDR": launch.LOOPBACK, **{name: str(value) for name, value in places.items()}}
     if str(rank) in task["stop"]:
         real = fit._trainer
@@ -55,7 +59,7 @@ def _rank(task: dict[str, Any], rank: int, port: int) -> int:
         fit._trainer = stopping
     exec(task["broken"], {})  # noqa: S102 - what a test breaks to see it noticed
     zero.STAGE3 = dict.fromkeys(zero.STAGE3, 0)  # or nothing of a tiny model would be shared out
-    arguments = ["--run-file", task["run"], "--work-dir", task["work"]]
+    arguments = ["--run-file", task["run"], "--work-dir", str(work)]
     processes.write_stacks_on_request()
     if rank:
         return worker.main(arguments)
@@ -79,7 +83,7 @@ if __name__ == "__main__":
     for line in sys.stdin:
         wanted = json.loads(line)
         free = launch._free_port()
-        pids = [_fork(wanted, rank, free) for rank in range(wanted["processes"])]
+        pids = [_fork(wanted, rank, free) for rank in range(wanted["processes"] * wanted["nodes"])]
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
         sys.stdout.write(f"{json.dumps(codes)}\n")
         sys.stdout.flush()

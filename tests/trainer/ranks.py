@@ -27,8 +27,13 @@ def uneven_rows(count: int, start: int = 0) -> str:
     )
 
 
-def shared_run(folder: Path, model: Path, strategy: str, processes: int, method: dict[str, Any]) -> RunFile:
-    """Six steps of two micro-batches a process, and held-out rows that do not divide evenly among two processes."""
+def shared_run(
+    folder: Path, model: Path, strategy: str, processes: int, method: dict[str, Any], nodes: int = 1
+) -> RunFile:
+    """Six steps of two micro-batches a process, and held-out rows that do not divide evenly among two processes.
+
+    `processes` are those of all nodes together.
+    """
     run = run_file(
         folder, model, method={"dropout": "0", **method}, parallelism={"strategy": strategy},
         batchSize=8, microBatchSize=8 // processes // 2, maxSteps=STEPS, epochs=9,
@@ -36,7 +41,8 @@ def shared_run(folder: Path, model: Path, strategy: str, processes: int, method:
     (folder / "train.jsonl").write_text(uneven_rows(24))
     (folder / "eval.jsonl").write_text(uneven_rows(5, start=100))
     evaluation = run.evaluation.model_copy(update={"every_steps": 3, "batch_size": 2})
-    return run.model_copy(update={"processes": processes, "evaluation": evaluation})
+    shape = {"processes": processes // nodes, "nodes": nodes, "coordinator": "127.0.0.1"}
+    return run.model_copy(update={**shape, "evaluation": evaluation})
 
 
 class Ranks:
@@ -58,7 +64,8 @@ class Ranks:
         """The exit codes of the workers; see `forked_ranks` for `stop` and `broken`."""
         file = work.with_suffix(".json")
         file.write_text(run.to_json())
-        task = {"run": str(file), "work": str(work), "processes": run.processes, "stop": stop or {}, "broken": broken}
+        shape = {"processes": run.processes, "nodes": run.nodes}
+        task = {"run": str(file), "work": str(work), **shape, "stop": stop or {}, "broken": broken}
         assert self._server.stdin
         assert self._server.stdout
         self._server.stdin.write(json.dumps(task) + "\n")

@@ -9,6 +9,7 @@ import string
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from finetune_api.run import RunFile
 from tests.tiny import jsonl
 from tests.trainer import taskmodels as made
 
+WINDOW = 40
+"""Tokens."""
 EXAMPLES = Path(__file__).parents[2] / "examples" / "tasks"
 Row = dict[str, Any]
 
@@ -57,6 +60,10 @@ CASES = {
     "answers": TaskCase(
         "question-answering", "distilbert", made.questions, "AutoModelForQuestionAnswering", ("qa_outputs",),
         {"maxSteps": 30},
+    ),
+    "answers in windows": TaskCase(
+        "question-answering", "distilbert", made.long_questions, "AutoModelForQuestionAnswering", ("qa_outputs",),
+        {"maxSteps": 60, "maxLength": WINDOW},
     ),
 }  # fmt: skip
 
@@ -174,29 +181,50 @@ def targets_by_hand(plain: Plain, rows: list[Row]) -> tuple[float, dict[str, flo
     return loss / count, {"tokenAccuracy": right / count}
 
 
-def answers_by_hand(plain: Plain, rows: list[Row]) -> tuple[float, dict[str, float]]:
-    """Transformers' own loss of one row; the likeliest span by trying all of up to 30 tokens."""
-    loss, exact, common = 0.0, 0.0, 0.0
+def windows_by_hand(tokenizer: Any, row: Row, length: int, stride: int) -> list[dict[str, Any]]:
+    """The windows of one question as transformers makes them: tokens, characters, places of context and answer.
+
+    The first token is the answer's place where the window has not all of it.
+    """
+    made = tokenizer(
+        row["question"], row["context"], truncation="only_second", max_length=length, stride=stride,
+        return_overflowing_tokens=True, return_offsets_mapping=True, return_token_type_ids=True,
+    )  # fmt: skip
+    start = row["answers"]["answer_start"][0]
+    end, windows = start + len(row["answers"]["text"][0]), []
+    for number, ids in enumerate(made["input_ids"]):
+        spans = made["offset_mapping"][number]
+        context = [place for place, of in enumerate(made.sequence_ids(number)) if of == 1]
+        first = next((place for place in context if spans[place][0] <= start < spans[place][1]), None)
+        last = next((place for place in context if spans[place][0] < end <= spans[place][1]), None)
+        answer = [0, 0] if first is None or last is None else [first, last]
+        segments = made["token_type_ids"][number]
+        windows.append({"ids": ids, "segments": segments, "spans": spans, "context": context, "answer": answer})
+    return windows
+
+
+def answers_by_hand(plain: Plain, rows: list[Row], length: int = 100) -> tuple[float, dict[str, float]]:
+    """Transformers' own loss of one window; the likeliest span by trying all of up to 30 tokens in all windows."""
+    loss, exact, common, count = 0.0, 0.0, 0.0, 0
     for row in rows:
-        inputs = plain.tokenizer(row["question"], row["context"], return_tensors="pt", return_offsets_mapping=True)
-        spans, told = inputs.pop("offset_mapping")[0].tolist(), inputs.sequence_ids()
-        context = [place for place, number in enumerate(told) if number == 1]
-        answers, start = row["answers"]["text"], row["answers"]["answer_start"][0]
-        first = next(place for place in context if spans[place][1] > start)
-        last = next(place for place in context if spans[place][1] >= start + len(answers[0]))
-        output = _probabilities(
-            plain, **inputs, start_positions=torch.tensor([first]), end_positions=torch.tensor([last])
-        )
-        loss += float(output.loss)
-        tried = {
-            (a, b): float(output.start_logits[0, a] + output.end_logits[0, b])
-            for a in context for b in context if a <= b < a + 30
-        }  # fmt: skip
-        a, b = max(tried, key=lambda pair: tried[pair])
-        text = row["context"][spans[a][0] : spans[b][1]]
+        tried = {}
+        stride = (length - 3 - len(plain.tokenizer.tokenize(row["question"]))) // 2
+        for window in windows_by_hand(plain.tokenizer, row, length, stride):
+            ids, spans, (first, last) = torch.tensor([window["ids"]]), window["spans"], window["answer"]
+            output = _probabilities(
+                plain, input_ids=ids, start_positions=torch.tensor([first]), end_positions=torch.tensor([last])
+            )
+            loss, count = loss + float(output.loss), count + 1
+            for a in window["context"]:
+                for b in window["context"]:
+                    if a <= b < a + 30:
+                        score = float(output.start_logits[0, a] + output.end_logits[0, b])
+                        tried[spans[a][0], spans[b][1], count] = score
+        begin, end, _ = max(tried, key=lambda span: tried[span])
+        text, answers = row["context"][begin:end], row["answers"]["text"]
         exact += max(_words(text) == _words(answer) for answer in answers)
         common += max(_f1(_words(text), _words(answer)) for answer in answers)
-    return loss / len(rows), {"exactMatch": exact / len(rows), "f1": common / len(rows)}
+    return loss / count, {"exactMatch": exact / len(rows), "f1": common / len(rows)}
 
 
 BY_HAND = {
@@ -205,6 +233,7 @@ BY_HAND = {
     "words": words_by_hand,
     "targets": targets_by_hand,
     "answers": answers_by_hand,
+    "answers in windows": partial(answers_by_hand, length=WINDOW),
 }
 
 

@@ -125,6 +125,16 @@ def translations(count: int, start: int = 0) -> list[Row]:
     ]
 
 
+def long_questions(count: int, start: int = 0) -> list[Row]:
+    """The same in texts of one to five windows of 40 tokens; in some the answer lies across an edge."""
+    rows = questions(count, start)
+    for n, row in enumerate(rows, start):
+        before, after = "oh " * (n * 5 % 12), " dear" * (n * 3 % 7)
+        row["context"] = f"{before}{row['context']}{after}"
+        row["answers"]["answer_start"] = [place + len(before) for place in row["answers"]["answer_start"]]
+    return rows
+
+
 def questions(count: int, start: int = 0) -> list[Row]:
     """The answer is the number in the context, of three digits; it stands in one of three places."""
     rows = []

@@ -136,6 +136,7 @@ def test_the_largest_micro_batch_that_fits_is_taken(model: Path, tmp_path: Path)
     run = run_file(tmp_path, model, batchSize=3600, microBatchSize=1, autoMicroBatchSize=True)
     outcome = prepare(run, tmp_path / "auto", gpu_memory=f"{limit >> 10}Ki", gpus=2)
     assert (outcome.micro_batch_size, outcome.estimated_memory_bytes) == (450, fits)
+    assert prepare(run, tmp_path / "nodes", gpu_memory=f"{limit >> 10}Ki", training_nodes=16).micro_batch_size == 225
     with pytest.raises(RunError, match=r"resources\.gpuMemory is 100Mi"):
         prepare(run, tmp_path / "small", gpu_memory="100Mi")
     assert prepare(run_file(tmp_path, model), tmp_path / "told", gpu_memory="9Gi").micro_batch_size is None

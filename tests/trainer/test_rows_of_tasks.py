@@ -245,6 +245,17 @@ def test_a_long_row_is_cut_as_its_tokenizer_cuts(task: Task, tmp_path: Path) -> 
     assert (dropped.facts.dropped, len(dropped.rows)) == (1, 1)
 
 
+@pytest.mark.parametrize("task", [TEXTS, WORDS, TARGETS, ANSWERS], ids=lambda task: task.type)
+def test_a_long_row_changes_no_other_one(task: Task, tmp_path: Path) -> None:
+    """Rows are tokenised a batch ahead of those that are cut: all long rows of later batches are cut and counted."""
+    long = {**LONG, TaskType.QUESTION_ANSWERING: {**ANSWER, "context": "Ann and Bob" + "!" * 9}}[task.type]
+    rows = [long if number % 2 else GOOD[task.type] for number in range(1200)]
+    limit = 20 if task is ANSWERS else 6
+    labels = ["a", "b"] if task.type.has_labels else None
+    facts = read(tmp_path, task, rows, max_length=limit, overlong="Truncate", labels=labels).dataset.facts
+    assert (facts.truncated, facts.dropped, facts.invalid) == (600, 0, 0)
+
+
 def test_an_answer_behind_the_cut_is_left_out_and_counted(tmp_path: Path) -> None:
     """The context is cut, never the question: a row whose answer is lost trains nothing, another one stays."""
     who = {"question": "who on earth is it?"}  # longer than its context

@@ -13,12 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import distributed
 
 from finetune_api.outcome import Reason
+from finetune_api.v1alpha1 import TaskType
 from finetune_trainer.data.dataset import Dataset
 from finetune_trainer.errors import RunError
 from finetune_trainer.methods.adapter import add_adapter
 from finetune_trainer.preparation.rows import Rows
 from finetune_trainer.tasks.choose import task_of
 from finetune_trainer.tasks.measure import measure
+from finetune_trainer.tasks.questions import Questions
 from finetune_trainer.tasks.task import Task
 from finetune_trainer.tokenizer import load_tokenizer
 from finetune_trainer.training.model import load_base
@@ -58,7 +60,10 @@ def ready(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     _, held_out = (Dataset.open(place) for place in rows.folders)
     task = task_of(run.task.type, held_out.facts.labels, load_tokenizer(work.model), work.model)
     base = load_base(work.model, run.method, torch.float32, CPU, task, 1)
-    return Ready(task, add_adapter(base, run.method, 1, task), list(held_out.rows))
+    asks = run.task.type is TaskType.QUESTION_ANSWERING
+    return Ready(
+        task, add_adapter(base, run.method, 1, task), list(Questions(held_out.rows) if asks else held_out.rows)
+    )
 
 
 def test_pads_change_nothing(ready: Ready) -> None:

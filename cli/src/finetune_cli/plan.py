@@ -101,13 +101,15 @@ def _on_this_machine(job: FineTuneJob, plan: Plan) -> Plan:
         remarks.append(
             f"The job asks for {job.spec.resources.nodes} nodes and this machine is one: it takes whole batches."
         )
-    shape = {"processes": processes, "nodes": 1, "gpus": min(processes, wanted, len(gpus))}
+    gpus_taken = min(processes, wanted, len(gpus))
+    shape = {"processes": processes, "nodes": 1, "training_nodes": 1, "gpus": gpus_taken}
     return Plan(plan.run.model_copy(update=shape), plan.folder, remarks, environment)
 
 
 def uid(job: FineTuneJob) -> str:
     """The same for the same job, so that a run resumes; another for a changed one, so that it starts anew."""
-    recipe = RunFile.of(job, namespace=NAMESPACE, uid="-").model_copy(update={"processes": 1, "nodes": 1, "gpus": 0})
+    alone = {"processes": 1, "nodes": 1, "training_nodes": 1, "gpus": 0}
+    recipe = RunFile.of(job, namespace=NAMESPACE, uid="-").model_copy(update=alone)
     return str(uuid.uuid5(_UID_NAMESPACE, recipe.to_json()))
 
 

@@ -39,7 +39,9 @@ class RunFile(Object):
     processes: Annotated[int, Field(ge=1, le=16)] = 1
     """Worker processes on each node: one per GPU, or one on the CPU."""
     nodes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Pods that train together."""
+    """Pods of this attempt; those of training work together."""
+    training_nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Pods that train together, for `prepare` to know what each will hold."""
     coordinator: Annotated[str, Field(max_length=253)] | None = None
     """Host name or address of the first of several nodes."""
     coordinator_port: Annotated[int, Field(ge=1, le=65_534)] = COORDINATOR_PORT
@@ -92,6 +94,7 @@ class RunFile(Object):
             attempt=attempt,
             processes=max(1, spec.resources.gpus) if trains else 1,
             nodes=spec.resources.nodes if trains else 1,
+            training_nodes=spec.resources.nodes,
             gpus=spec.resources.gpus,
             model=spec.model,
             dataset=spec.dataset,
@@ -110,6 +113,11 @@ class RunFile(Object):
     def world(self) -> int:
         """Worker processes on all nodes."""
         return self.processes * self.nodes
+
+    @property
+    def training_gpus(self) -> int:
+        """GPUs of all pods that train together."""
+        return self.gpus * self.training_nodes
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

@@ -99,6 +99,7 @@ class Overlong(StrEnum):
 
     DROP = "Drop"
     TRUNCATE = "Truncate"
+    SPLIT = "Split"
     FAIL = "Fail"
 
 
@@ -242,7 +243,8 @@ class Dataset(Object):
     train_on: Annotated[TrainOn, Field(strict=False)] = TrainOn.ASSISTANT
     """Assistant: every assistant turn, or the completion's. LastAssistant: the last one only. All: every token."""
     overlong: Annotated[Overlong, Field(strict=False)] = Overlong.DROP
-    """Rows longer than training.maxLength: Drop them, Truncate their end, or Fail the run. All are counted."""
+    """Rows longer than training.maxLength: Drop them, Truncate their end, Split the context of a question into windows
+    (task.docStride), or Fail the run. All are counted."""
     invalid_rows: InvalidRows = InvalidRows()
     """What happens to rows that cannot be used."""
 

@@ -76,10 +76,10 @@ def _not_yet(field: str, cel: str, holds: Callable[[Any], bool], remedy: str) ->
 
 PARALLELISM_RULES = (
     Rule(
-        cel=f"{_IS_DDP} || self.resources.gpus > 1",
-        holds=lambda s: _strategy(s) is Strategy.DDP or s.resources.gpus > 1,
+        cel=f"{_IS_DDP} || self.resources.gpus > 1 || self.resources.nodes > 1",
+        holds=lambda s: _strategy(s) is Strategy.DDP or s.resources.processes > 1,
         message="training.parallelism.strategy ZeRO2, ZeRO3 and FSDP share a run out among GPUs, one process each; set "
-        "resources.gpus to 2 or more, or strategy: DDP",
+        "resources.gpus or resources.nodes to 2 or more, or strategy: DDP",
         field="training.parallelism.strategy",
     ),
     Rule(
@@ -133,7 +133,6 @@ PARALLELISM_RULES = (
         "or strategy: DDP",
         field="training.precision",
     ),
-    _not_yet("resources.nodes", "self.resources.nodes == 1", lambda s: s.resources.nodes == 1, "set 1"),
     _not_yet("evaluation.keepBest", "!self.evaluation.keepBest", lambda s: not s.evaluation.keep_best, "remove it"),
     _not_yet("task.type", "self.task.type == 'CausalLM'", lambda s: s.task.type.value == "CausalLM", "set CausalLM"),
     _not_yet("output.merge", "!has(self.output.merge)", lambda s: s.output.merge is None, "remove it"),

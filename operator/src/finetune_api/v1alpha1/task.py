@@ -51,6 +51,8 @@ _FORMATS = {
     TaskType.QUESTION_ANSWERING: (DataFormat.QUESTION_ANSWERS,),
 }
 
+DOC_STRIDE = 128
+"""As in transformers' recipe for SQuAD."""
 MAX_LABELS = 512
 """Labels of one task; more are rather texts."""
 Label = Annotated[str, Field(min_length=1, max_length=128)]
@@ -88,3 +90,11 @@ class Task(Object):
     labels: Labels | None = None
     """The labels in the order of their numbers; unset: those of the training rows, sorted. A row with another one
     cannot be used."""
+    doc_stride: Annotated[int, Field(ge=0, le=65_536)] | None = None
+    """QuestionAnswering with dataset.overlong Split: tokens that a window has in common with the next; 128 when unset,
+    and never more than half of those that the question leaves to the context."""
+
+    @property
+    def stride(self) -> int:
+        """Tokens that two windows have in common at most."""
+        return DOC_STRIDE if self.doc_stride is None else self.doc_stride

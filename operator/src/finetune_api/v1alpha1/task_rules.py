@@ -1,7 +1,7 @@
 """Rules about a task together with another part of the spec."""
 
 from finetune_api.base import Rule
-from finetune_api.v1alpha1.data import DataFormat, TrainOn
+from finetune_api.v1alpha1.data import DataFormat, Overlong, TrainOn
 from finetune_api.v1alpha1.method import PROMPT_TYPES
 from finetune_api.v1alpha1.task import TaskType
 
@@ -31,6 +31,23 @@ TASK_RULES = (
         holds=lambda s: s.task.type is TaskType.CAUSAL_LM or s.dataset.train_on is TrainOn.ASSISTANT,
         message="dataset.trainOn goes with task.type CausalLM only, others have no turns; remove it",
         field="dataset.trainOn",
+    ),
+    Rule(
+        cel="self.task.type == 'QuestionAnswering' || self.dataset.overlong != 'Split'",
+        holds=lambda s: s.task.type is TaskType.QUESTION_ANSWERING or s.dataset.overlong is not Overlong.SPLIT,
+        message="dataset.overlong: Split goes with task.type QuestionAnswering only; set Drop, Truncate or Fail",
+        field="dataset.overlong",
+    ),
+    Rule(
+        cel="!has(self.task.docStride) || self.dataset.overlong == 'Split' && "
+        "self.task.docStride < self.training.maxLength",
+        holds=lambda s: (
+            s.task.doc_stride is None
+            or (s.dataset.overlong is Overlong.SPLIT and s.task.doc_stride < s.training.max_length)
+        ),
+        message="task.docStride goes with dataset.overlong: Split only, and must be below training.maxLength; remove "
+        "or lower it",
+        field="task.docStride",
     ),
     Rule(
         cel="self.task.type == 'CausalLM' || size(self.dataset.roles) == 0",

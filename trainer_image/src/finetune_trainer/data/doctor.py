@@ -13,7 +13,7 @@ from finetune_trainer.data.options import Options
 from finetune_trainer.data.shards import ShardWriter
 from finetune_trainer.data.source import Origin, Source
 from finetune_trainer.data.tally import Tally
-from finetune_trainer.data.targets import Row
+from finetune_trainer.data.targets import Row, Targeted
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,21 @@ class Doctor:
                 error = RowError(f"has {len(row)} tokens, over maxLength {self._options.max_length}", Kind.TOO_LONG)
                 self.too_long.add(self._source.files[origin.file].name, origin.record.line, error)
                 return
+            if overlong is Overlong.SPLIT:
+                self._split(origin, row)
+                return
             if overlong is Overlong.DROP or not row.cut(self._options.max_length).items:
                 self.tally.drop()
                 return
             row = self.tally.truncate(row)
         self.tally.keep(row)
         self._writer.add(row, origin.file, origin.record.line)
+
+    def _split(self, origin: Origin, row: Row) -> None:
+        windows = row.windows(self._options.max_length) if isinstance(row, Targeted) and row.windows else []
+        if not windows:
+            self.tally.drop()
+            return
+        self.tally.split(row, windows)
+        for number, window in enumerate(windows):
+            self._writer.add(window, origin.file, origin.record.line, number)

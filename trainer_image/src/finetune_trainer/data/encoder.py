@@ -46,6 +46,6 @@ def row_encoder(options: Options, format_: DataFormat, tokenizer: Any) -> RowEnc
         case TaskType.SEQ2SEQ_LM:
             return SequenceEncoder(tokenizer)
         case TaskType.QUESTION_ANSWERING:
-            return QuestionEncoder(tokenizer, evaluates=not options.trains)
+            return QuestionEncoder(tokenizer, evaluates=not options.trains, stride=options.task.stride)
         case _:
             return Encoder(format_, options.dataset.train_on, tokenizer, options.dataset.chat_template_kwargs)

@@ -13,6 +13,7 @@ Of other tasks than CausalLM also, with K targets and D bytes of details togethe
     segments.bin  uint8 [T]    1 for the tokens of a second text
     targets.bin   int32 [K]    what the row is to give: see the task's encoder in `encoders`
     target_offsets.bin   int64 [N+1]   row i is targets[target_offsets[i]:target_offsets[i+1]]
+    windows.bin          int32 [N]     which window of the row it was made from; 0 begins the next one
     details.bin          uint8 [D]     what an evaluation wants to know beside the tokens
     detail_offsets.bin   int64 [N+1]
 
@@ -49,6 +50,7 @@ _TARGETED = {
     "target_offsets": "<i8",
     "details": "<u1",
     "detail_offsets": "<i8",
+    "windows": "<i4",
 }
 _TYPES = {"tokens": "<i4", "trained": "<u1", "offsets": "<i8", "lines": "<i8", "files": "<i4"}
 
@@ -111,14 +113,15 @@ class ShardWriter:
         for stream in self._streams.values():
             stream.close()
 
-    def add(self, row: Row, file: int, line: int) -> None:
-        """Append one row."""
+    def add(self, row: Row, file: int, line: int, window: int = 0) -> None:
+        """Append one row; `window` counts those that were made from one."""
         self._append("tokens", row.input_ids, "offsets")
         if isinstance(row, Targeted):
             self._append("trained", np.zeros(len(row.input_ids)))
             self._append("segments", row.segments)
             self._append("targets", row.targets, "target_offsets")
             self._append("details", np.frombuffer(row.details, np.uint8), "detail_offsets")
+            self._write("windows", window)
         else:
             self._append("trained", row.trained)
         self._write("lines", line)
@@ -182,7 +185,8 @@ class Rows(Sequence[TokenRow]):
             _mapped(folder / f"{name}.bin", kind) for name, kind in _TYPES.items()
         )
         targeted = (folder / "targets.bin").exists()
-        self._targeted = {n: _mapped(folder / f"{n}.bin", kind) for n, kind in _TARGETED.items()} if targeted else {}
+        there = [name for name in _TARGETED if (folder / f"{name}.bin").exists()]  # an older trainer wrote no windows
+        self._targeted = {n: _mapped(folder / f"{n}.bin", _TARGETED[n]) for n in there} if targeted else {}
         self._files = files
         self._sources = np.asarray(sources or [0] * len(files), dtype=np.int32)
         self._order: NDArray[np.int64] | None = None
@@ -239,6 +243,12 @@ class Rows(Sequence[TokenRow]):
         """Tokens of each row, shape [rows]; reads no row."""
         lengths = np.diff(self._offsets)
         return lengths if self._order is None else lengths[self._order]
+
+    @property
+    def begins(self) -> NDArray[np.int64]:
+        """The first of the rows that were made from one, for each such one; reads no row."""
+        windows = self._targeted.get("windows")
+        return np.arange(self.stored) if windows is None else np.flatnonzero(windows == 0)
 
     def shortest(self, count: int) -> list[TokenRow]:
         """The shortest rows."""

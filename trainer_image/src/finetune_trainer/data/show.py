@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune_api.v1alpha1 import TaskType
+from finetune_trainer.data.encoders.questions import NO_ANSWER
 from finetune_trainer.data.tokens import IGNORED, TokenRow
 
 
@@ -20,7 +21,8 @@ def show_targets(row: TokenRow, labels: Sequence[str], tokenizer: Any, task: Tas
             tagged = [(token, tag) for token, tag in zip(row.input_ids, row.labels, strict=True) if tag != IGNORED]
             learned = " ".join(f"{text([token])}={labels[int(tag)]}" for token, tag in tagged)
         case TaskType.QUESTION_ANSWERING:
-            learned = text(row.input_ids[int(row.labels[0]) : int(row.labels[1]) + 1])
+            first, last = (int(place) for place in row.labels)
+            learned = text(row.input_ids[first : last + 1]) if last != NO_ANSWER else "no answer in this window"
         case _:
             learned = text(row.labels)
     return f"{text(row.input_ids)} -> {learned}"

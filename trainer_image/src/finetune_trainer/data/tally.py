@@ -20,7 +20,7 @@ class Tally:
         """Kept rows with a trained token that ends a turn."""
         self._max_length = max_length
         self._tokens = self._trained = self._largest = 0
-        self._dropped = self._truncated = self._unfinished = 0
+        self._dropped = self._truncated = self._unfinished = self._split = self._windows = 0
         self._lengths = array("i")
         self._digests = array("Q")
 
@@ -41,11 +41,26 @@ class Tally:
 
     def keep(self, row: Row) -> None:
         """Count a row that is written."""
+        self._count(row)
+        self._remember(row)
+
+    def split(self, row: Row, windows: Sequence[Row]) -> None:
+        """Count the windows that are written in place of a row."""
+        self._split += 1
+        self._windows += len(windows)
+        for window in windows:
+            self._count(window)
+        self._remember(row)
+
+    def _count(self, row: Row) -> None:
         self.rows += 1
         self.stopping += row.stops_at_all
         self._tokens += len(row.input_ids)
         self._trained += row.items
         self._largest = max(self._largest, row.largest_token)
+
+    def _remember(self, row: Row) -> None:
+        """To find out which rows repeat another one."""
         digest = blake2b(digest_size=8)
         for part in row.identity:
             digest.update(part)
@@ -71,7 +86,7 @@ class Tally:
             truncated=self._truncated,
             unfinished=self._unfinished,
             invalid=invalid,
-            duplicates=self.rows - distinct,
+            duplicates=len(self._digests) - distinct,
             longest=self.percentile(100),
             p50=self.percentile(50),
             p95=self.percentile(95),
@@ -99,6 +114,8 @@ class Tally:
         ]
         if self._truncated:
             parts.append(f"{self._truncated} rows cut there, {self._unfinished} of which lost their end")
+        if self._split:
+            parts.append(f"{self._split} longer rows split into {self._windows} windows, each a row of its own")
         if facts.duplicates:
             parts.append(f"{facts.duplicates} rows repeat an earlier one and are kept")
         return "; ".join(parts)

@@ -1,6 +1,6 @@
 """Rows of other tasks than CausalLM: what goes in, and what the model is to give for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,8 @@ class Targeted:
     """Whether the targets are tokens that the model writes, and count as such."""
     stops_at_all: bool = True
     """Only what is written has an end."""
+    windows: Callable[[int], Sequence["Targeted"]] | None = None
+    """Several rows of at most so many tokens that stand for this one, where the task has such; none where it cannot."""
 
     def __len__(self) -> int:
         """The number of tokens, as training.maxLength counts them: of the longer of the two, where two are texts."""

@@ -27,7 +27,7 @@ def judge(source: Source, options: Options, doctor: Doctor, say: Say) -> None:
         raise RunError(
             Reason.INVALID_DATASET,
             f"{doctor.too_long.count} of {doctor.seen} rows are too long: {doctor.too_long}",
-            "Shorten them, raise training.maxLength, or set dataset.overlong: Drop or Truncate.",
+            "Shorten them, raise training.maxLength, or set dataset.overlong: Drop or Truncate (for questions, Split).",
         )
     if not doctor.tally.rows:
         raise RunError(

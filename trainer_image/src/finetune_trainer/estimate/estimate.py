@@ -106,7 +106,7 @@ def anatomy(run: RunFile, model: Path, length: int, trained: int, dtype: torch.d
     base = base_of(bones)
     config, optimizer = base.config.get_text_config(), run.training.optimizer.type
     between = config.hidden_size * dtype.itemsize
-    fast = run.training.fast_paths and (run.gpus < 2 or not run.training.parallelism.strategy.shares_weights)
+    fast = run.training.fast_paths and (run.training_gpus < 2 or not run.training.parallelism.strategy.shares_weights)
     return Anatomy(
         weights=_held(run, _weights(bones, base, run.method, dtype), config.num_hidden_layers),
         parameters=sum(parameter.numel() for parameter in bones.parameters() if parameter.requires_grad),
@@ -127,9 +127,9 @@ def _held(run: RunFile, weights: int, layers: int) -> int:
 
     FSDP: its share, the layer at work and the next one. ZeRO-3 shares out what every process has read whole.
     """
-    if run.gpus < 2 or run.training.parallelism.strategy is not Strategy.FSDP:
+    if run.training_gpus < 2 or run.training.parallelism.strategy is not Strategy.FSDP:
         return weights
-    return min(weights, weights // run.gpus + 2 * weights // layers)
+    return min(weights, weights // run.training_gpus + 2 * weights // layers)
 
 
 def _mapped(base: Any, method: Method) -> int:

@@ -91,7 +91,7 @@ def _largest(run: RunFile, parts: Anatomy, limit: float) -> tuple[Estimate, int]
 
 def _share(run: RunFile) -> int:
     """Sequences of an optimizer step that fall to one process."""
-    return run.training.batch_size // (max(1, run.gpus) * run.nodes)
+    return run.training.batch_size // (max(1, run.gpus) * run.training_nodes)
 
 
 def _check_modules(run: RunFile, work: WorkDir, facts: Facts) -> None:

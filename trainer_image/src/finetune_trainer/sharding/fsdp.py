@@ -13,7 +13,7 @@ from finetune_trainer.sharding.strategy import strategy_of
 
 def shares_of(run: RunFile) -> int:
     """Among how many processes the base is shared out when it is read."""
-    return run.processes if strategy_of(run) is Strategy.FSDP else 1
+    return run.world if strategy_of(run) is Strategy.FSDP else 1
 
 
 def share_out(shares: int) -> Any:

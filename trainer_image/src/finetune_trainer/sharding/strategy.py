@@ -8,7 +8,7 @@ from finetune_api.v1alpha1 import Strategy
 
 def strategy_of(run: RunFile) -> Strategy:
     """The strategy of this run; a lone process has nobody to share with."""
-    return run.training.parallelism.strategy if run.processes > 1 else Strategy.DDP
+    return run.training.parallelism.strategy if run.world > 1 else Strategy.DDP
 
 
 def hide_deepspeed() -> None:

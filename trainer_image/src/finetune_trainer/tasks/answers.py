@@ -1,9 +1,11 @@
 """The text of a predicted span, and how it compares with an answer: as SQuAD's own evaluation compares."""
 
+import json
 import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +18,8 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 def best_span(
     starts: NDArray[np.float32], ends: NDArray[np.float32], spans: Sequence[Sequence[int] | None], context: str
-) -> str:
-    """The text between the first and the last token that are likeliest together.
+) -> tuple[float, str]:
+    """The text between the first and the last token that are likeliest together, and the sum of their logits.
 
     Args:
         starts: Logits of being the first token, [tokens].
@@ -30,7 +32,25 @@ def best_span(
     allowed = np.triu(np.ones_like(together, dtype=bool)) & ~np.triu(np.ones_like(together, dtype=bool), LONGEST)
     first, last = np.unravel_index(np.where(allowed, together, -np.inf).argmax(), together.shape)
     begin, end = spans[int(places[first])], spans[int(places[last])]
-    return context[begin[0] : end[1]] if begin and end else ""
+    return float(together[first, last]), context[begin[0] : end[1]] if begin and end else ""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a model says of one window, and the answers that it is compared with."""
+
+    score: float
+    """The sum of two logits, which windows of one question are compared by."""
+    exact: float
+    f1: float
+
+    @staticmethod
+    def of(details: bytes, starts: NDArray[np.float32], ends: NDArray[np.float32]) -> "Told":
+        """Compare the likeliest span with each answer; the best of them counts, as SQuAD has it."""
+        window = json.loads(details)
+        score, text = best_span(starts, ends, window["spans"], window["context"])
+        answers = window["answers"]
+        return Told(score, max(exact_match(text, a) for a in answers), max(token_f1(text, a) for a in answers))
 
 
 def exact_match(told: str, answer: str) -> float:

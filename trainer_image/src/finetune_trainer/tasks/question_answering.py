@@ -1,6 +1,9 @@
-"""QuestionAnswering: the span of a context. An item is an end of the answer, two a row."""
+"""QuestionAnswering: the span of a context. An item is an end of the answer, two a row.
 
-import json
+A question whose context was split into windows is several rows to training. To an evaluation it is one: its answer is
+that of the window which is surest of it.
+"""
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +15,11 @@ from transformers import AutoModelForQuestionAnswering
 from finetune_api.v1alpha1 import TaskType
 from finetune_trainer.data.collate import Batch
 from finetune_trainer.data.tokens import TokenRow
-from finetune_trainer.tasks.answers import best_span, exact_match, token_f1
+from finetune_trainer.tasks.answers import Told
 from finetune_trainer.tasks.collate import TargetCollator
 from finetune_trainer.tasks.forward import forward
 from finetune_trainer.tasks.labels import nll
+from finetune_trainer.tasks.questions import Question, rows_of
 from finetune_trainer.tasks.task import Sums
 from finetune_trainer.training.scores import Scores
 
@@ -40,8 +44,9 @@ class QuestionAnswering:
 
     @property
     def collator(self) -> Callable[[Sequence[Any]], Batch]:
-        """Pads on the right."""
-        return TargetCollator(self.pad_id, self.segments)
+        """Pads on the right; of questions, the windows of all of them."""
+        pad = TargetCollator(self.pad_id, self.segments)
+        return lambda rows: pad(rows_of(rows))
 
     def logits(self, model: Any, batch: Batch) -> torch.Tensor:
         """Of each token as first and last of the answer, [rows, 2, tokens]."""
@@ -52,23 +57,23 @@ class QuestionAnswering:
         """Sum of the NLL of both ends; no probability goes to pads."""
         return nll(self._without_pads(self.logits(model, batch), batch), batch["labels"])
 
-    def sums(self, model: Any, batch: Batch, rows: Sequence[TokenRow]) -> Sums:
-        """`[NLL, answers that match exactly, sum of token F1]`."""
-        logits = self._without_pads(self.logits(model, batch), batch)
-        found = np.zeros(2)
-        for row, (starts, ends) in zip(rows, logits.cpu().numpy(), strict=True):
-            details = json.loads(row.details)
-            told = best_span(starts[: len(row)], ends[: len(row)], details["spans"], details["context"])
-            found += [
-                max(exact_match(told, answer) for answer in details["answers"]),
-                max(token_f1(told, answer) for answer in details["answers"]),
-            ]
-        return np.array([float(nll(logits, batch["labels"])), *found])
+    def sums(self, model: Any, batch: Batch, rows: Sequence[Question | TokenRow]) -> Sums:
+        """`[NLL, answers that match exactly, sum of token F1, questions]`; as many windows at a time as questions."""
+        loss, told, windows = 0.0, [], rows_of(rows)
+        for begin in range(0, len(windows), len(rows)):
+            piece = {name: tensor[begin : begin + len(rows)] for name, tensor in batch.items()}
+            logits = self._without_pads(self.logits(model, piece), piece)
+            loss += float(nll(logits, piece["labels"]))
+            for window, (starts, ends) in zip(windows[begin : begin + len(rows)], logits.cpu().numpy(), strict=True):
+                told.append(Told.of(window.details, starts[: len(window)], ends[: len(window)]))
+        answers = iter(told)
+        best = [max((next(answers) for _ in rows_of([row])), key=lambda answer: answer.score) for row in rows]
+        return np.array([loss, sum(each.exact for each in best), sum(each.f1 for each in best), len(rows)])
 
     def scores(self, sums: Sums, items: int) -> Scores:
-        """Mean loss per end, exact match and token F1 over rows."""
-        rows = items / ENDS
-        return Scores(float(sums[0]) / items, {"exactMatch": float(sums[1]) / rows, "f1": float(sums[2]) / rows})
+        """Mean loss per end of all windows, exact match and token F1 over questions."""
+        loss, exact, f1, questions = map(float, sums)
+        return Scores(loss / items, {"exactMatch": exact / questions, "f1": f1 / questions})
 
     def _without_pads(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         return logits.masked_fill(batch["attention_mask"][:, None] == 0, torch.finfo(logits.dtype).min)

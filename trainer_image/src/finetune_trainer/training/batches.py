@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_api.v1alpha1 import TaskType
 from finetune_trainer.data.collate import Batch, PackCollator
 from finetune_trainer.data.packing import Packs
 from finetune_trainer.data.shards import Rows
+from finetune_trainer.tasks.questions import Questions
 from finetune_trainer.training.inputs import Inputs
 from finetune_trainer.training.session import Session
 
@@ -26,6 +28,8 @@ def batches(session: Session, inputs: Inputs) -> Batches:
     training = session.run.training
     held_out = inputs.evaluation.rows if inputs.evaluation else None
     if not training.packing:
+        if held_out is not None and inputs.task.kind is TaskType.QUESTION_ANSWERING:
+            return Batches(inputs.train.rows, Questions(held_out), inputs.task.collator)
         return Batches(inputs.train.rows, held_out, inputs.task.collator)
 
     def pack(rows: Rows) -> Packs:

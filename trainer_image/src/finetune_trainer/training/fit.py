@@ -125,7 +125,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     paths.turn_off()  # what is saved is compared with plain peft
     trained = Probe(batch, logits(model, batch, processes.device(), dtype, task), base_logits, task)
     with whole_parameters(model):
-        if processes.first:
+        if processes.first or (shares_of(run) > 1 and processes.leads):  # every node takes part in the check
             _save(session, inputs, model, adapter)
     return Fitted(step, before, after, published, start, trained)
 

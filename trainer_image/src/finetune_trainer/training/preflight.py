@@ -45,7 +45,7 @@ def check_configuration(session: Session) -> None:
     training_arguments(run, session.work.checkpoints, dtype)
     where = "on the GPU" if torch.cuda.is_available() else "on the CPU"
     scaled = ", the loss scaled against underflow" if dtype is torch.float16 else ""
-    shared = f", shared out by {strategy} among {run.processes} processes" if strategy is not Strategy.DDP else ""
+    shared = f", shared out by {strategy} among {run.world} processes" if strategy is not Strategy.DDP else ""
     session.reporter.say(f"training computes in {_name(dtype)} {where}{scaled}{shared}")
 
 

@@ -1,6 +1,7 @@
 """Seq2SeqLM: the source as the encoder reads it, and as targets the target's tokens, its end token among them."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class SequenceEncoder:
                 "Name one in its tokenizer_config.json.",
             )
         self._end = tokenizer.eos_token_id
-        self._tokenizer = tokenizer
+        self._cutter = deepcopy(tokenizer)  # cutting leaves its limit behind, and the next batch is under way
         self._inner = tokenizer.backend_tokenizer
         self._inner.no_truncation()
         self._inner.no_padding()
@@ -55,7 +56,7 @@ class SequenceEncoder:
 
     def _row(self, row: SourceTarget, ids: Any, targets: Any) -> Targeted:
         def shorten(length: int) -> Targeted:
-            cut = self._tokenizer(row.source, truncation=True, max_length=length)["input_ids"]
+            cut = self._cutter(row.source, truncation=True, max_length=length)["input_ids"]
             return self._row(row, ids_of(cut), targets[:length])
 
         segments = np.zeros(len(ids), dtype=np.uint8)

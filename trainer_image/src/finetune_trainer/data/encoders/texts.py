@@ -1,6 +1,7 @@
 """SequenceClassification: a text, or two, as the model's tokenizer writes them, and one target: the label's number."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ class TextEncoder:
     def __init__(self, tokenizer: Any, labels: LabelNames) -> None:
         self.labels: LabelNames | None = labels
         self._names = labels
-        self._tokenizer = tokenizer
+        self._cutter = deepcopy(tokenizer)  # cutting leaves its limit behind, and the next batch is under way
         self._inner = tokenizer.backend_tokenizer
         self._inner.no_truncation()
         self._inner.no_padding()
@@ -47,7 +48,7 @@ class TextEncoder:
 
     def _targeted(self, row: LabelledText, target: Any, ids: list[int], segments: list[int]) -> Targeted:
         def shorten(length: int) -> Targeted:
-            cut = self._tokenizer(row.text, row.pair, truncation=True, max_length=length, return_token_type_ids=True)
+            cut = self._cutter(row.text, row.pair, truncation=True, max_length=length, return_token_type_ids=True)
             return self._targeted(row, target, cut["input_ids"], cut["token_type_ids"])
 
         return Targeted(ids_of(ids), target, np.asarray(segments, dtype=np.uint8), shorten)
