@@ -73,6 +73,8 @@ async def _ours(plane: ControlPlane, client: Api, operator: Operator, count: int
         "cores": cores,
         "operator_rss_mb": megabytes(pid),
         "requests": audit.counts("finetune-operator"),
+        "milliseconds": audit.milliseconds("finetune-operator"),
+        "bench_milliseconds": audit.milliseconds("bench"),
     }
 
 

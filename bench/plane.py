@@ -3,6 +3,7 @@
 import asyncio
 import json
 import ssl
+import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -104,12 +105,19 @@ class Audit:
 
     def counts(self, agent: str) -> dict[str, int]:
         """Requests by verb and resource; a watch counts when it ends."""
-        found: dict[str, int] = {}
+        return {what: len(found) for what, found in self._by_kind(agent).items()}
+
+    def milliseconds(self, agent: str) -> dict[str, float]:
+        """Median time that the API server took for each kind of request."""
+        return {what: round(statistics.median(found), 1) for what, found in self._by_kind(agent).items()}
+
+    def _by_kind(self, agent: str) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {}
         for entry in self.entries(agent):
             reference = entry.get("objectRef", {})
             what = "/".join(filter(None, (reference.get("resource"), reference.get("subresource"))))
-            key = f"{entry['verb']} {what}"
-            found[key] = found.get(key, 0) + 1
+            asked = datetime.fromisoformat(entry["requestReceivedTimestamp"]).timestamp()
+            found.setdefault(f"{entry['verb']} {what}", []).append(1000 * (answered(entry) - asked))
         return dict(sorted(found.items()))
 
 

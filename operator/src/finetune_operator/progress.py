@@ -55,11 +55,13 @@ class Poller:
         """Poll for ever. Each question is a task of its own: who does not answer holds nobody else up."""
         timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=3 * self._seconds)
-        async with aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False) as session:
-            async with asyncio.TaskGroup() as asked:
-                while True:
-                    self._round(session, asked)
-                    await asyncio.sleep(_TICK_SECONDS)
+        async with (
+            aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False) as session,
+            asyncio.TaskGroup() as asked,
+        ):
+            while True:
+                self._round(session, asked)
+                await asyncio.sleep(_TICK_SECONDS)
 
     def _round(self, session: aiohttp.ClientSession, asked: asyncio.TaskGroup) -> None:
         now = time.monotonic()
