@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.plane import FTJ, JOBS, Api, Audit, Shares, a_plane, answered, api, each, megabytes, until
+from bench.plane import FTJ, JOBS, Api, Audit, Shares, a_plane, answered, api, each, megabytes, metric, until
 from finetune_api.load import parse_job
 from finetune_api.names import Stage
 from finetune_operator.desired import job_manifest
@@ -72,10 +72,17 @@ async def _ours(plane: ControlPlane, client: Api, operator: Operator, count: int
         "finetunejobs_created_per_second": round(count / (last - first), 1),
         "cores": cores,
         "operator_rss_mb": megabytes(pid),
+        "pass_milliseconds": _mean_pass(operator.answer("/metrics")[1]),
         "requests": audit.counts("finetune-operator"),
         "milliseconds": audit.milliseconds("finetune-operator"),
         "bench_milliseconds": audit.milliseconds("bench"),
     }
+
+
+def _mean_pass(text: str) -> float:
+    """The time a worker has a FineTuneJob in its hands; where it is short and jobs are few, workers wait for keys."""
+    total, count = (metric(text, f"finetune_reconcile_duration_seconds_{part}") for part in ("sum", "count"))
+    return round(1000 * total / max(count, 1), 1)
 
 
 def _none(plane: ControlPlane) -> Any:
