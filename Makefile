@@ -70,6 +70,11 @@ bench-trainer: setup ## The trainer beside TRL and plain Trainer: speed, memory,
 	$(UV) sync --frozen --group bench
 	$(BIN)/python -m bench.trainer $(BENCH)
 
+.PHONY: bench-operator
+bench-operator: setup ## The operator at scale on a simulated control plane; needs a quiet machine (BENCH="burst --jobs 500")
+	$(BIN)/python -m localcluster binaries
+	$(BIN)/python -m bench.scale $(BENCH)
+
 .PHONY: requirements
 requirements: setup
 	$(BIN)/python -m localcluster requirements --install

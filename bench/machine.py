@@ -13,7 +13,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "bitsandbytes")
 
 
-def describe() -> dict[str, object]:
+def describe(packages: tuple[str, ...] = PACKAGES) -> dict[str, object]:
     """Machine, versions and date."""
     cpuinfo = Path("/proc/cpuinfo").read_text()
     model = next((line.split(":")[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name")), "?")
@@ -23,7 +23,7 @@ def describe() -> dict[str, object]:
         "cpu": f"{os.cpu_count()} cores, {model}" + (", AVX512-BF16" if "avx512_bf16" in cpuinfo else ""),
         "memory": f"{memory} GiB",
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in packages},
     }
 
 

@@ -84,6 +84,14 @@ class ControlPlane:
         for name in reversed(self._running.copy()):
             self.stop(name)
 
+    def pid(self, name: str) -> int:
+        """Return the process of a program that runs."""
+        return self._running[name].pid
+
+    def runs(self, name: str) -> bool:
+        """Whether the program was started and not stopped."""
+        return name in self._running
+
     def wait_until_ready(self) -> None:
         """Wait until the API server answers."""
         process.wait_until(

@@ -140,3 +140,27 @@ async def test_stop_finishes_what_is_in_hand_and_takes_nothing_new() -> None:
     queue.add("second")
     await asyncio.wait_for(queue.work(handler), 2)
     assert done == ["first"]
+
+
+async def test_a_restart_and_fresh_news_starve_neither() -> None:
+    """A fresh key waits for one pass of ten thousand listed ones; and a stream of fresh keys lets those go on, too."""
+    queue: WorkQueue[str] = WorkQueue()
+    order: list[str] = []
+
+    async def handler(key: str) -> None:
+        order.append(key)
+        if key.startswith("fresh") and len(order) < 400:
+            queue.add(f"fresh {len(order)}")  # there is always one more
+        if len(order) == 500:
+            queue.stop()
+
+    for number in range(10_000):
+        queue.add(f"listed {number}", hurry=False)
+    queue.add("listed 9999")  # something happened to it meanwhile
+    queue.add("fresh")
+    assert len(queue) == 10_001
+    await asyncio.wait_for(queue.work(handler), 5)
+    assert order.index("listed 9999") == 0
+    assert order.index("fresh") <= 2
+    assert 80 <= sum(key.startswith("listed") for key in order[:400]) <= 120, "a quarter, while there is both"
+    assert len(order) == len(set(order)), "a key that changed its lane was worked on twice"

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 import signal
+from functools import partial
 from typing import Any
 
 import kopf
@@ -52,19 +53,19 @@ def registry(queue: WorkQueue[Key], cluster: ApiCluster) -> kopf.OperatorRegistr
         return kopf.ConnectionInfo(**await cluster.credentials())
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=result)
-    async def on_job(namespace: str | None, name: str | None, **_: Any) -> None:
+    async def on_job(namespace: str | None, name: str | None, type: str | None, **_: Any) -> None:  # noqa: A002 - kopf's
         _heard(names.PLURAL)
-        queue.add((namespace or "", name or ""))
+        queue.add((namespace or "", name or ""), hurry=type is not None)  # None: it was listed, so it is no news
 
     @kopf.on.event("batch", "v1", "jobs", registry=result)
-    async def on_batch_job(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
+    async def on_batch_job(namespace: str | None, labels: kopf.Labels, type: str | None, **_: Any) -> None:  # noqa: A002
         _heard("jobs")
-        queue.add((namespace or "", labels.get(names.LABEL_JOB_NAME, "")))
+        queue.add((namespace or "", labels.get(names.LABEL_JOB_NAME, "")), hurry=type is not None)
 
     @kopf.on.event("", "v1", "pods", registry=result)
-    async def on_pod(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
+    async def on_pod(namespace: str | None, labels: kopf.Labels, type: str | None, **_: Any) -> None:  # noqa: A002
         _heard("pods")
-        queue.add((namespace or "", labels.get(names.LABEL_JOB_NAME, "")))
+        queue.add((namespace or "", labels.get(names.LABEL_JOB_NAME, "")), hurry=type is not None)
 
     return result
 
@@ -90,7 +91,9 @@ async def run(settings: Settings) -> int:
         asyncio.create_task(poller.run(), name="progress"),
         asyncio.create_task(state.keep_beating(), name="heartbeat"),
         asyncio.create_task(_when_ready(ready, stop, state), name="readiness"),
-        asyncio.create_task(resync(cluster, settings, queue.add, lambda: random.uniform(0.8, 1.2)), name="resync"),
+        asyncio.create_task(
+            resync(cluster, settings, partial(queue.add, hurry=False), lambda: random.uniform(0.8, 1.2)), name="resync"
+        ),
     ]
     watches = asyncio.create_task(_watch(settings, queue, cluster, stop, ready), name="watches")
     try:

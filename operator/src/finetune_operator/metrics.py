@@ -1,6 +1,7 @@
 """Prometheus metrics. Never an object's name as a label: the number of series must not grow with the jobs."""
 
 import re
+from collections import Counter as Counts
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info, generate_latest
 
@@ -48,14 +49,21 @@ class States:
 
     def __init__(self) -> None:
         self._states: dict[tuple[str, str], str] = {}
+        self._counts: Counts[str] = Counts()
 
     def put(self, key: tuple[str, str], state: str | None) -> None:
         """The job is in that state now; None: it is gone."""
-        old = self._states.pop(key, None)
-        if state is not None:
+        old = self._states.get(key)
+        if old == state:
+            return
+        if state is None:
+            del self._states[key]
+        else:
             self._states[key] = state
-        for changed in {old, state} - {None}:
-            JOBS.labels(changed).set(sum(value == changed for value in self._states.values()))
+        for changed, by in ((old, -1), (state, 1)):
+            if changed is not None:
+                self._counts[changed] += by
+                JOBS.labels(changed).set(self._counts[changed])
 
 
 def render() -> bytes:

@@ -1,7 +1,9 @@
 """Pulls the progress of running trainers. What cannot be read changes nothing."""
 
 import asyncio
+import math
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,16 +15,19 @@ from finetune_api.progress import Progress
 
 Key = tuple[str, str]
 _LIMIT = 64 * 1024
-_AT_ONCE = 32
-_TICK_SECONDS = 0.5
+_TICK_SECONDS = 0.25
+_ANSWER_SECONDS = 2.0
+_LONGEST_PAUSE = 30.0  # between two questions to a trainer that does not answer
 
 
 @dataclass
 class _Target:
     job_name: str
     ip: str
-    due: float = 0.0
+    due: float
     last: Progress | None = None
+    unanswered: int = 0
+    """In a row."""
 
 
 class Poller:
@@ -38,7 +43,8 @@ class Poller:
         if ip is None:
             self._targets.pop(key, None)
         elif old is None or (old.job_name, old.ip) != (job_name, ip):
-            self._targets[key] = _Target(job_name, ip)
+            soon = time.monotonic() + random.uniform(0.0, 0.3) * self._seconds  # a thousand may start at once
+            self._targets[key] = _Target(job_name, ip, soon)
 
     def last(self, key: Key, job_name: str, ip: str | None) -> Progress | None:
         """What that very trainer said last."""
@@ -46,29 +52,44 @@ class Poller:
         return target.last if target and (target.job_name, target.ip) == (job_name, ip) else None
 
     async def run(self) -> None:
-        """Poll for ever."""
-        timeout = aiohttp.ClientTimeout(total=2.0)
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
+        """Poll for ever. Each question is a task of its own: who does not answer holds nobody else up."""
+        timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=3 * self._seconds)
+        async with (
+            aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False) as session,
+            asyncio.TaskGroup() as asked,
+        ):
             while True:
-                await self._round(session)
+                self._round(session, asked)
                 await asyncio.sleep(_TICK_SECONDS)
 
-    async def _round(self, session: aiohttp.ClientSession) -> None:
-        now = asyncio.get_running_loop().time()
-        due = [(key, target) for key, target in self._targets.items() if target.due <= now][:_AT_ONCE]
-        for _, target in due:
-            target.due = now + self._seconds * random.uniform(0.8, 1.2)
-        await asyncio.gather(*(self._ask(session, key, target) for key, target in due))
+    def _round(self, session: aiohttp.ClientSession, asked: asyncio.TaskGroup) -> None:
+        now = time.monotonic()
+        for key, target in self._targets.items():
+            if target.due <= now:
+                target.due = math.inf  # nobody is asked twice at a time
+                asked.create_task(self._turn(session, key, target, now))
 
-    async def _ask(self, session: aiohttp.ClientSession, key: Key, target: _Target) -> None:
+    async def _turn(self, session: aiohttp.ClientSession, key: Key, target: _Target, now: float) -> None:
+        answered = await self._ask(session, target)
+        target.unanswered = 0 if answered else target.unanswered + 1
+        target.due = now + self._pause(target)
+        if answered and answered != target.last and self._targets.get(key) is target:
+            target.last = answered
+            self._changed(key)
+
+    def _pause(self, target: _Target) -> float:
+        """Doubles with every question that was not answered."""
+        pause = self._seconds * 2.0 ** min(target.unanswered, 10)
+        return min(pause, max(_LONGEST_PAUSE, self._seconds)) * random.uniform(0.8, 1.2)
+
+    async def _ask(self, session: aiohttp.ClientSession, target: _Target) -> Progress | None:
+        """None: nothing that can be read."""
         host = f"[{target.ip}]" if ":" in target.ip else target.ip
         try:
             async with session.get(f"http://{host}:{self._port}/progress", allow_redirects=False) as answer:
                 if answer.status != 200:
-                    return
-                said = Progress.model_validate_json(await answer.content.read(_LIMIT))
+                    return None
+                return Progress.model_validate_json(await answer.content.read(_LIMIT))
         except (aiohttp.ClientError, TimeoutError, ValidationError):
-            return
-        if said != target.last and self._targets.get(key) is target:
-            target.last = said
-            self._changed(key)
+            return None

@@ -12,6 +12,7 @@ Handler = Callable[[K], Awaitable[float | None]]
 """Works on a key; returns the seconds after which it wants to see the key again, or None."""
 
 _logger = logging.getLogger(__name__)
+_SHARE = 4  # of so many passes one goes to what is in no hurry, while there is both
 
 
 class WorkQueue(Generic[K]):
@@ -28,7 +29,9 @@ class WorkQueue(Generic[K]):
         self._base, self._max = backoff_base, backoff_max
         self._on_retry, self._jitter = on_retry, jitter
         self._ready: deque[K] = deque()
-        self._waiting: set[K] = set()  # the keys in _ready
+        self._patient: deque[K] = deque()  # in no hurry; a key that got into one since is left here, and skipped
+        self._waiting: dict[K, bool] = {}  # the keys in _ready (True) or _patient (False)
+        self._served = 0
         self._working: set[K] = set()
         self._again: set[K] = set()  # added while being worked on
         self._timers: dict[K, asyncio.TimerHandle] = {}
@@ -37,15 +40,15 @@ class WorkQueue(Generic[K]):
         self._stopped = False
 
     def __len__(self) -> int:
-        return len(self._ready)
+        return len(self._waiting)
 
-    def add(self, key: K) -> None:
-        """The key wants attention. Call it from the event loop."""
+    def add(self, key: K, *, hurry: bool = True) -> None:
+        """The key wants attention; without hurry, after those that do. Call it from the event loop."""
         if key in self._working:
             self._again.add(key)
-        elif key not in self._waiting:
-            self._waiting.add(key)
-            self._ready.append(key)
+        elif key not in self._waiting or (hurry and not self._waiting[key]):
+            self._waiting[key] = hurry
+            (self._ready if hurry else self._patient).append(key)
             self._news.set()
 
     def add_after(self, key: K, seconds: float) -> None:
@@ -72,12 +75,12 @@ class WorkQueue(Generic[K]):
     async def work(self, handler: Handler[K]) -> None:
         """Be a worker until `stop`; start as many as wanted."""
         while not self._stopped:
-            if not self._ready:
+            if not self._waiting:
                 self._news.clear()
                 await self._news.wait()
                 continue
-            key = self._ready.popleft()
-            self._waiting.discard(key)
+            key = self._next()
+            del self._waiting[key]
             self._working.add(key)
             try:
                 await self._handle(key, handler)
@@ -86,6 +89,15 @@ class WorkQueue(Generic[K]):
                 if key in self._again:
                     self._again.discard(key)
                     self.add(key)
+
+    def _next(self) -> K:
+        """What is in a hurry, and now and then what is not: a full restart shall starve nobody, nor be starved."""
+        self._served += 1
+        while self._patient and self._waiting.get(self._patient[0]) is not False:
+            self._patient.popleft()
+        if self._patient and (not self._ready or self._served % _SHARE == 0):
+            return self._patient.popleft()
+        return self._ready.popleft()
 
     async def _handle(self, key: K, handler: Handler[K]) -> None:
         try:
