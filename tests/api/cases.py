@@ -3,7 +3,7 @@
 A case is YAML text, because part of what is judged is how scalars are read.
 """
 
-from tests.api import cases_parallelism, taskcases
+from tests.api import cases_parallelism, cases_queue, taskcases
 from tests.api.cases_output import ACCEPTED as ACCEPTED_OUTPUTS
 from tests.api.cases_output import REFUSED as REFUSED_OUTPUTS
 from tests.api.jobtext import Case
@@ -12,6 +12,7 @@ from tests.api.jobtext import job as _job
 ACCEPTED = [
     *ACCEPTED_OUTPUTS,
     *cases_parallelism.ACCEPTED,
+    *cases_queue.ACCEPTED,
     Case("the smallest job", _job()),
     Case("a decimal string in quotes", _job('training: {learningRate: "2e-4"}')),
     Case("a decimal string without an exponent", _job("training: {learningRate: '0.001', weightDecay: '0.01'}")),
@@ -94,6 +95,7 @@ ACCEPTED = [
 REFUSED = [
     *REFUSED_OUTPUTS,
     *cases_parallelism.REFUSED,
+    *cases_queue.REFUSED,
     Case("no model", _job(model="").replace("  model: {}\n", ""), "spec.model"),
     Case("no model uri", _job(model="revision: main"), "spec.model.uri"),
     Case("no dataset", _job(dataset="").replace("  dataset: {}\n", ""), "spec.dataset"),

@@ -64,6 +64,7 @@ def test_least_rights(render: Render, values: tuple[str, ...]) -> None:
         ("jobs", "create"),
         ("services", "create"),
         ("jobs", "patch"),
+        ("jobs", "delete"),
         ("events", "create"),
         ("events", "patch"),
     }

@@ -264,7 +264,7 @@ class World:
         assert (namespace, uid) == (KEY[0], UID)
         return copy.deepcopy(list(self.jobs.values())), copy.deepcopy(self.pods)
 
-    async def refusals(self, namespace: str, job_uid: str) -> list[str]:  # noqa: ARG002
+    async def refusals(self, *_: str) -> list[str]:
         """See Cluster."""
         return []
 

@@ -45,7 +45,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [update] # owner references that block deletion, where the API server checks them
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create, patch] # patch: suspend, and nothing else
+  verbs: [get, list, watch, create, patch, delete] # patch: suspend, and nothing else; delete: what waits in a queue
 - apiGroups: [""]
   resources: [services]
   verbs: [get, create] # names for pods that train together; get: whose it is that is there already

@@ -19,6 +19,10 @@ LABEL_JOB_UID = f"{GROUP}/uid"
 LABEL_STAGE = f"{GROUP}/stage"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 
+LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
+"""On a Job it says that the Job is Kueue's to suspend and to place (https://kueue.sigs.k8s.io/docs/tasks/run/jobs/)."""
+LABEL_QUEUE_PRIORITY = "kueue.x-k8s.io/priority-class"
+
 ANNOTATION_RUN_FILE = f"{GROUP}/run"
 """The run file as JSON, on the pod template: an attempt is one object, so it is created or it is not."""
 
@@ -65,6 +69,8 @@ class Condition(StrEnum):
 class ActiveReason(StrEnum):
     """Reasons of `Succeeded=Unknown`: what the job is doing now."""
 
+    QUEUED = "Queued"
+    """Kueue has not admitted the Job, or has taken its quota back."""
     PENDING = "Pending"
     STARTING = "Starting"
     PREPARING = "Preparing"

@@ -90,6 +90,8 @@ class FollowUp(StrEnum):
     """Try again after a pause; counts against `spec.retries`."""
     RESUME = "Resume"
     """Go on from the last checkpoint; never counted."""
+    CONTINUE = "Continue"
+    """Go on from the last checkpoint once the user wants it; counted nowhere."""
     SHRINK = "Shrink"
     """Go on with half the micro-batch and twice the accumulation; final where there is no half."""
 

@@ -34,8 +34,8 @@ class Cluster(Protocol):
     async def children(self, namespace: str, uid: str) -> tuple[list[Resource], list[Resource]]:
         """Jobs and Pods that carry the FineTuneJob's uid as a label; Jobs are read first."""
 
-    async def refusals(self, namespace: str, job_uid: str) -> list[str]:
-        """Why the Job controller could not create the Job's pod, oldest first."""
+    async def refusals(self, namespace: str, job_uid: str, reason: str = "FailedCreate") -> list[str]:
+        """What Events with that reason say of the Job, oldest first: as a rule, why its pod could not be created."""
 
     async def create_service(self, manifest: Resource) -> None:
         """Create the Service, by the same law as a Job."""
@@ -45,6 +45,9 @@ class Cluster(Protocol):
 
     async def set_suspend(self, namespace: str, name: str, *, suspend: bool) -> None:
         """Patch the Job's `suspend`."""
+
+    async def delete_job(self, namespace: str, name: str) -> None:
+        """Delete the Job once its pods have ended, and tell them to."""
 
     async def patch_status(self, key: Key, patch: Resource) -> None:
         """Merge-patch the FineTuneJob's status; raises ApiError 409 if the object changed since it was read."""
@@ -102,8 +105,8 @@ class ApiCluster:
         jobs = await self._list(f"/apis/batch/v1/namespaces/{namespace}/jobs", labelSelector=selector)
         return jobs, await self._list(f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector)
 
-    async def refusals(self, namespace: str, job_uid: str) -> list[str]:  # noqa: D102
-        selector = f"involvedObject.uid={job_uid},reason=FailedCreate"
+    async def refusals(self, namespace: str, job_uid: str, reason: str = "FailedCreate") -> list[str]:  # noqa: D102
+        selector = f"involvedObject.uid={job_uid},reason={reason}"
         events = await self._list(f"/api/v1/namespaces/{namespace}/events", fieldSelector=selector)
         ordered = sorted(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
         return [str(event.get("message", "")) for event in ordered]
@@ -132,6 +135,14 @@ class ApiCluster:
     async def set_suspend(self, namespace: str, name: str, *, suspend: bool) -> None:  # noqa: D102
         path = f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}"
         await self._call("PATCH", path, {"spec": {"suspend": suspend}})
+
+    async def delete_job(self, namespace: str, name: str) -> None:  # noqa: D102
+        path = f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}"
+        try:
+            await self._call("DELETE", path, {"propagationPolicy": "Foreground"})
+        except ApiError as error:
+            if error.status != 404:
+                raise
 
     async def patch_status(self, key: Key, patch: Resource) -> None:  # noqa: D102
         await self._call("PATCH", _jobs_path(*key) + "/status", patch)

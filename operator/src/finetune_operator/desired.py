@@ -81,13 +81,16 @@ def job_manifest(
         spec["template"]["spec"]["subdomain"] = subdomain
     if job.spec.deadlines.active_seconds is not None:
         spec["activeDeadlineSeconds"] = job.spec.deadlines.active_seconds
+    queue = job.spec.queue_labels
+    if queue:  # born suspended: where Kueue is down, or not there, nothing runs past the quota
+        spec["suspend"] = True
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
             "name": own_name,
             "namespace": namespace,
-            "labels": labels(name, uid, stage, attempt),
+            "labels": labels(name, uid, stage, attempt) | queue,
             "ownerReferences": [_owner(name, uid)],
         },
         "spec": spec,

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from finetune_api.names import ClusterReason, Stage
+from finetune_api.names import ActiveReason, ClusterReason, Stage
 from finetune_api.outcome import FollowUp, Reason
 from finetune_api.status import MAX_ATTEMPTS_LISTED, AttemptStatus, Status
 from finetune_operator import report
@@ -16,7 +16,7 @@ JOB_DELETED = Ending(
 
 _MORE_TO_COME: dict[str, FollowUp] = {
     reason: reason.follow_up for reason in (Reason.PREEMPTED, Reason.PREPARED, Reason.OUT_OF_GPU_MEMORY)
-}
+} | {ActiveReason.SUSPENDED: FollowUp.CONTINUE}
 
 
 def record(status: Status, observed: Observed, now: datetime) -> FollowUp | None:
@@ -76,7 +76,7 @@ def _settle(
     status: Status, place: tuple[int, int], facts: Attempt | None, observed: Observed, now: datetime
 ) -> FollowUp | None:
     entry = next((entry for entry in status.attempts if order(entry) == place), None)
-    if entry and entry.reason:
+    if entry and entry.reason and not _overtaken(entry.reason, facts):
         return _follow_up_of(entry.reason)
     if entry is None and facts:
         entry = add(status, facts.stage, facts.number, facts.job_name, facts.created, facts.micro_batch_size)
@@ -89,6 +89,11 @@ def _settle(
         return None
     end(status, entry, how, (facts.ended if facts else None) or now)
     return how.follow_up
+
+
+def _overtaken(reason: str, facts: Attempt | None) -> bool:
+    """It was to be stopped, but came to an end of its own before."""
+    return reason == ActiveReason.SUSPENDED and facts is not None and facts.over
 
 
 def _follow_up_of(reason: str) -> FollowUp:

@@ -44,8 +44,16 @@ class Attempt:
     job_name: str
     state: State
     created: datetime
+    uid: str = ""
+    """Of the Job."""
     suspended: bool = False
     """What the Job's spec says."""
+    queue: str | None = None
+    """Kueue's queue that it is in: its spec is Kueue's then."""
+    stopped_because: str = ""
+    """Why Kueue took its quota back, while it waits for it."""
+    deleted: bool = False
+    """Its Job is on its way out, and goes when its pods have ended."""
     nodes: int = 1
     """Pods that train together."""
     live_pods: int = 0
@@ -100,7 +108,8 @@ def observe(uid: str, jobs: list[Resource], pods: list[Resource], refusals: dict
         uid: Of the FineTuneJob. Jobs of other owners are left out, whatever their labels say.
         jobs: Jobs that carry its label.
         pods: Pods that carry its label.
-        refusals: Job uid -> messages of events that say its pod could not be created.
+        refusals: Job uid -> messages of events that say why there is no pod: it could not be created, or Kueue has
+            stopped the Job.
     """
     owned = [job for job in jobs if controller_uid(job) == uid and _number(job) is not None and _stage(job)]
     by_job: dict[str | None, list[Resource]] = {}
@@ -156,20 +165,26 @@ def _attempt(job: Resource, pods: list[Resource], refusals: list[str]) -> Attemp
     state = State.ENDED if how else min((_state(pod) for pod in [*current, *[None] * missing]), key=_SLOWEST.index)
     waiting = [pod for pod in current if _state(pod) in _WAITING]
     waits = state in _WAITING
+    suspended, queue = bool(job["spec"].get("suspend")), (metadata.get("labels") or {}).get(names.LABEL_QUEUE)
+    queued = suspended and queue is not None
     return Attempt(
         stage=_stage(job) or Stage.TRAIN,
         number=_number(job) or 0,
         job_name=metadata["name"],
         state=state,
         created=parse_time(metadata["creationTimestamp"]) or datetime.min,
-        suspended=bool(job["spec"].get("suspend")),
+        uid=_uid(job),
+        suspended=suspended,
+        queue=queue,
+        stopped_because=refusals[-1] if queued and refusals else "",
+        deleted=bool(metadata.get("deletionTimestamp")),
         nodes=nodes,
         live_pods=sum(gang.live(pod) for pod in pods),
         missing_pods=missing,
         waiting_pods=len(waiting) + missing,
         ending=how,
         ended=_ended(job) if how else None,
-        trouble=_trouble(waiting, missing, refusals) if waits else None,
+        trouble=_trouble(waiting, missing, refusals) if waits and not queued else None,
         node=_node(first),
         pod_ip=first["status"].get("podIP") if first and state is State.RUNNING else None,
         interruptions=_interruptions(job, pods, current if how else []),
@@ -185,11 +200,13 @@ def _trouble(waiting: list[Resource], missing: int, refusals: list[str]) -> Trou
 
 
 def _interruptions(job: Resource, pods: list[Resource], last: list[Resource]) -> int:
-    """Pods that were interrupted and yet did not end the attempt; a suspended Job's pods were stopped on purpose.
+    """Pods that were interrupted and yet did not end the attempt.
+
+    Those of a Job that is suspended or deleted were stopped on purpose.
 
     An interruption takes a pod of every node; those that the cluster has deleted are seen no more.
     """
-    if job["spec"].get("suspend"):
+    if job["spec"].get("suspend") or job["metadata"].get("deletionTimestamp"):
         return 0
     counted = Counter(gang.index(pod) for pod in pods if pod not in last and _interrupted(pod))
     return max(counted.values(), default=0)

@@ -16,7 +16,7 @@ from finetune_api.outcome import FollowUp
 from finetune_api.progress import Progress
 from finetune_api.status import AttemptStatus, Status
 from finetune_api.v1alpha1 import FineTuneJob
-from finetune_operator import desired, ledger, report
+from finetune_operator import desired, ledger, queueing, report
 from finetune_operator.evidence import Ending, Trouble
 from finetune_operator.observe import Attempt, Observed, State, parse_time
 from finetune_operator.report import Note, Verdict
@@ -49,10 +49,17 @@ class CreateService:
 
 @dataclass(frozen=True)
 class SetSuspend:
-    """The one thing that is ever patched on a Job."""
+    """The one thing that is ever patched on a Job, and never on one that waits in a queue: that is Kueue's."""
 
     job_name: str
     suspend: bool
+
+
+@dataclass(frozen=True)
+class DeleteJob:
+    """Stop a Job of a queue; its pods end as when it is suspended, and hold its quota until then."""
+
+    job_name: str
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class DeleteSelf:
     """The FineTuneJob's time to live is over."""
 
 
-Action = CreateService | CreateJob | SetSuspend | DeleteSelf
+Action = CreateService | CreateJob | SetSuspend | DeleteJob | DeleteSelf
 
 
 @dataclass(frozen=True)
@@ -132,15 +139,16 @@ def plan(
         uid, namespace = metadata["uid"], metadata["namespace"]
         step = _story(_Scene(job, namespace, uid, status, observed, progress, now, settings, refused))
     report.pronounce(status, step.verdict, generation, now)
-    return Plan(step.actions, status, report.notes(old, status), step.requeue_after)
+    withdrawn = tuple(DeleteJob(name) for name in queueing.leftovers(old, observed))
+    return Plan((*withdrawn, *step.actions), status, report.notes(old, status), step.requeue_after)
 
 
 def _after_the_end(resource: dict[str, Any], status: Status, observed: Observed, now: datetime) -> Plan:
     """Free what still runs (a job can end while its pod waits), then delete the object when its time is over."""
-    stop = tuple(
-        SetSuspend(attempt.job_name, suspend=True)
+    stop: tuple[Action, ...] = tuple(
+        DeleteJob(attempt.job_name) if attempt.queue else SetSuspend(attempt.job_name, suspend=True)
         for attempt in observed.attempts
-        if attempt.state is not State.ENDED and not attempt.suspended
+        if attempt.state is not State.ENDED and not (attempt.deleted if attempt.queue else attempt.suspended)
     )
     ttl, end = resource["spec"].get("ttlSecondsAfterFinished"), parse_time(status.completion_time)
     if not isinstance(ttl, int) or end is None:
@@ -203,6 +211,7 @@ def _again(scene: _Scene, newest: AttemptStatus, follow_up: FollowUp, micro_batc
     settings, ended = scene.settings, parse_time(newest.completion_time) or scene.now
     doublings = scene.status.failures - 1 if follow_up is FollowUp.RETRY else 0
     pause = min(settings.retry_seconds * 2 ** min(max(doublings, 0), 20), settings.retry_max_seconds)
+    pause = 0 if follow_up is FollowUp.CONTINUE else pause
     start = ended + timedelta(seconds=pause)
     number = newest.number + 1
     left = (start - scene.now).total_seconds()
@@ -220,7 +229,7 @@ def _start(scene: _Scene, stage: Stage, number: int, micro_batch_size: int | Non
         micro_batch_size = micro_batch_size or chosen or job.spec.training.micro_batch_size
     if job.spec.suspend:
         return _Step(_suspended(f"spec.suspend is true; {stage.value} attempt {number} starts when it is false"))
-    if observed.stray_pods or any(attempt.live_pods for attempt in observed.attempts):
+    if observed.stray_pods or not all(attempt.over for attempt in observed.attempts):
         message = f"{stage.value} attempt {number} waits for the pods of the last one to end"
         return _Step(Verdict(ActiveReason.RETRYING, message))
     if scene.refused:
@@ -256,8 +265,13 @@ def _ongoing(scene: _Scene, newest: AttemptStatus) -> _Step:
         report.rest_progress(scene.status)
     if facts is None:
         return _Step(_as_before(scene, "its Job was deleted; its pods are still ending"))
+    if queueing.must_leave(scene.job.spec, facts):
+        queueing.withdraw(scene.status, newest, facts, scene.now)
+        return _Step(_suspended(newest.message or ""), requeue_after=0)  # the next pass deletes its Job
     if scene.job.spec.suspend:
         return _suspend(facts)
+    if facts.suspended and facts.queue:
+        return _Step(queueing.waiting(newest, facts))
     if facts.suspended:
         verdict = Verdict(ActiveReason.PENDING, f"Job {facts.job_name} resumes")
         return _Step(verdict, (SetSuspend(facts.job_name, suspend=False),))

@@ -9,13 +9,13 @@ from typing import Any
 
 from finetune_api.names import Condition
 from finetune_api.status import Status
-from finetune_operator import metrics, report
+from finetune_operator import metrics, queueing, report
 from finetune_operator.cluster import Cluster, Key
 from finetune_operator.errors import ApiError, RefusedError
 from finetune_operator.events import Recorder
 from finetune_operator.evidence import Trouble
 from finetune_operator.observe import Observed, State, observe
-from finetune_operator.plan import Action, CreateJob, CreateService, DeleteSelf, Plan, SetSuspend, plan
+from finetune_operator.plan import Action, CreateJob, CreateService, DeleteJob, DeleteSelf, Plan, SetSuspend, plan
 from finetune_operator.progress import Poller
 from finetune_operator.settings import Settings
 
@@ -71,11 +71,10 @@ class Reconciler:
         namespace, uid = resource["metadata"]["namespace"], resource["metadata"]["uid"]
         jobs, pods = await self._cluster.children(namespace, uid)
         observed = observe(uid, jobs, pods, {})
-        without_pod = {a.job_name for a in observed.attempts if a.state is State.PENDING and a.missing_pods}
-        waiting = [job["metadata"]["uid"] for job in jobs if job["metadata"]["name"] in without_pod]
+        waiting = {a.uid: queueing.event(a) for a in observed.attempts if a.state is State.PENDING and a.missing_pods}
         if not waiting:
             return observed
-        refusals = {job_uid: await self._cluster.refusals(namespace, job_uid) for job_uid in waiting}
+        refusals = {job_uid: await self._cluster.refusals(namespace, job_uid, why) for job_uid, why in waiting.items()}
         return observe(uid, jobs, pods, refusals)
 
     async def _carry_out(self, key: Key, resource: Resource, observed: Observed) -> Plan | None:
@@ -105,6 +104,9 @@ class Reconciler:
             case SetSuspend(name, suspend):
                 _logger.info("%s/%s: setting suspend of Job %s to %s", *key, name, suspend)
                 await self._cluster.set_suspend(namespace, name, suspend=suspend)
+            case DeleteJob(name):
+                _logger.info("%s/%s: deleting Job %s, which shall not wait in its queue any more", *key, name)
+                await self._cluster.delete_job(namespace, name)
             case DeleteSelf():
                 _logger.info("%s/%s: ttlSecondsAfterFinished is over, deleting the FineTuneJob", *key)
                 await self._cluster.delete(key, resource["metadata"]["uid"])

@@ -242,4 +242,4 @@ def _end_note(attempt: AttemptStatus) -> Note:
     if attempt.reason == Reason.PREPARED:
         return Note("Normal", Reason.PREPARED, attempt.message or "")
     said = f"{attempt.stage} attempt {attempt.number} ended: {attempt.message}"
-    return Note("Warning", attempt.reason or "", said)
+    return Note("Normal" if attempt.reason in _NORMAL else "Warning", attempt.reason or "", said)

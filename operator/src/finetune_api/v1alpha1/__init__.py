@@ -15,7 +15,8 @@ extensions  what the user's own image brings in
 combinations  what of the above does not go together
 output      where the result goes, and what else is made of it
 place       where it runs, when to give up
-job         the spec as a whole, and what of it never changes
+job         the spec as a whole
+immutable   what of it never changes
 """
 
 from finetune_api.v1alpha1.data import (
@@ -34,7 +35,8 @@ from finetune_api.v1alpha1.data import (
 )
 from finetune_api.v1alpha1.evaluation import LOSS, EarlyStopping, Evaluation, Gate
 from finetune_api.v1alpha1.extensions import Debug, Debugpy, Extensions, Tracker, TrackerType
-from finetune_api.v1alpha1.job import IMMUTABLE_FIELDS, IMMUTABLE_MESSAGE, FineTuneJob, ObjectMeta, Spec
+from finetune_api.v1alpha1.immutable import TRANSITIONS, Transition, refused_changes
+from finetune_api.v1alpha1.job import FineTuneJob, ObjectMeta, Spec
 from finetune_api.v1alpha1.method import (
     Initialization,
     Method,
@@ -51,10 +53,9 @@ from finetune_api.v1alpha1.task import MAX_LABELS, Task, TaskType
 from finetune_api.v1alpha1.training import Checkpoints, Divergence, Precision, Training
 
 __all__ = [
-    "IMMUTABLE_FIELDS",
-    "IMMUTABLE_MESSAGE",
     "LOSS",
     "MAX_LABELS",
+    "TRANSITIONS",
     "VLLM",
     "Adapter",
     "Checkpoints",
@@ -103,6 +104,8 @@ __all__ = [
     "TrackerType",
     "TrainOn",
     "Training",
+    "Transition",
     "WeightType",
+    "refused_changes",
     "source_uris",
 ]

@@ -1,11 +1,11 @@
-"""The object itself: the spec as a whole, and what of it never changes."""
+"""The object itself: the spec as a whole."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from finetune_api.base import Object, ObjectName, Rule
-from finetune_api.names import API_VERSION, MAX_NAME_LENGTH
+from finetune_api.names import API_VERSION, LABEL_QUEUE, LABEL_QUEUE_PRIORITY, MAX_NAME_LENGTH
 from finetune_api.v1alpha1.combinations import COMBINATION_RULES
 from finetune_api.v1alpha1.data import Dataset, Model
 from finetune_api.v1alpha1.evaluation import HELD_OUT_RULES, Evaluation
@@ -30,6 +30,12 @@ class Spec(Object):
             message="training.batchSize must be a multiple of training.microBatchSize times resources.gpus times "
             "resources.nodes",
             field="training.batchSize",
+        ),
+        Rule(
+            cel="!has(self.workloadPriorityClassName) || has(self.queueName)",
+            holds=lambda s: s.workload_priority_class_name is None or s.queue_name is not None,
+            message="workloadPriorityClassName is an order within a queue; set queueName, or remove it",
+            field="workloadPriorityClassName",
         ),
         *COMBINATION_RULES,
         *HELD_OUT_RULES,
@@ -63,6 +69,12 @@ class Spec(Object):
     """Trainer image; unset means the operator's default."""
     service_account_name: ObjectName | None = None
     """ServiceAccount of the trainer's pod. Unset: none, and no token is mounted."""
+    queue_name: ObjectName | None = None
+    """Kueue's LocalQueue that this job's Jobs wait in, of both stages. Unset: they start at once. Changes while suspend
+    is true."""
+    workload_priority_class_name: ObjectName | None = None
+    """Kueue's WorkloadPriorityClass: the job's place in its queue, and whom it preempts. Changes while suspend is
+    true."""
     suspend: bool = False
     """True stops the run (a checkpoint is saved first) and frees its GPUs; false goes on."""
     retries: Annotated[int, Field(ge=0, le=100)] = 3
@@ -72,22 +84,11 @@ class Spec(Object):
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
     """Delete the FineTuneJob this long after its end; the adapter stays. Unset: keep it."""
 
-
-IMMUTABLE_FIELDS = (
-    "model",
-    "dataset",
-    "task",
-    "method",
-    "training",
-    "evaluation",
-    "extensions",
-    "debug",
-    "resources",
-    "storage",
-    "output",
-)
-"""Sub-trees of the spec that cannot change after creation: the operator never re-applies a Job."""
-IMMUTABLE_MESSAGE = "is immutable; create a new FineTuneJob with another name instead"
+    @property
+    def queue_labels(self) -> dict[str, str]:
+        """What makes a Job one of Kueue's; nothing without a queue."""
+        labels = {LABEL_QUEUE: self.queue_name, LABEL_QUEUE_PRIORITY: self.workload_priority_class_name}
+        return {label: value for label, value in labels.items() if value is not None}
 
 
 class ObjectMeta(BaseModel):
