@@ -51,7 +51,8 @@ def test_nothing_looks_at_the_cluster_or_the_clock() -> None:
 @pytest.mark.parametrize("values", VARIANTS)
 def test_least_rights(render: Render, values: tuple[str, ...]) -> None:
     """No wildcards, no Secrets, no writes but those that the operator makes."""
-    rules = [rule for role in kinds(render(*values), "Role", "ClusterRole") for rule in role["rules"]]
+    roles = kinds(render(*values), "Role", "ClusterRole")
+    rules = [rule for role in roles if not role["metadata"]["name"].endswith("-lease") for rule in role["rules"]]
     assert rules
     granted = {(g, r, v) for rule in rules for g in rule["apiGroups"] for r in rule["resources"] for v in rule["verbs"]}
     assert not [grant for grant in granted if "*" in grant]
@@ -73,12 +74,38 @@ def test_least_rights(render: Render, values: tuple[str, ...]) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("values", VARIANTS)
+def test_the_lease_is_one_by_name(render: Render, values: tuple[str, ...]) -> None:
+    """What the replicas are told is the only Lease that they may change, in the release's own namespace."""
+    objects = render(*values)
+    (role,) = [found for found in kinds(objects, "Role") if found["metadata"]["name"].endswith("-lease")]
+    told = environment(objects)
+    assert role["metadata"]["namespace"] == told["FINETUNE_LEASE_NAMESPACE"] == "system"
+    named, free = role["rules"]
+    assert (named["resourceNames"], named["verbs"]) == ([told["FINETUNE_LEASE_NAME"]], ["get", "update"])
+    assert (free["resources"], free["verbs"]) == (["leases"], ["create"])
+
+
+def test_two_replicas_and_one_of_them_may_be_disturbed(render: Render) -> None:
+    """A budget of disruptions stands only where there is somebody left to lead."""
+    objects = render()
+    (deployment,) = kinds(objects, "Deployment")
+    (budget,) = kinds(objects, "PodDisruptionBudget")
+    assert deployment["spec"]["replicas"] == 2
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert budget["spec"]["selector"] == deployment["spec"]["selector"]
+    assert not kinds(render("replicas=1"), "PodDisruptionBudget")
+
+
 def test_rights_end_at_the_watched_namespaces(render: Render) -> None:
     """With watchNamespaces nothing of the cluster is granted, and the operator is told where to look."""
     objects = render("watchNamespaces={a,b}")
     assert not kinds(objects, "ClusterRole", "ClusterRoleBinding")
     for kind in ("Role", "RoleBinding"):
-        assert [found["metadata"]["namespace"] for found in kinds(objects, kind)] == ["a", "b"]
+        places = [
+            o["metadata"]["namespace"] for o in kinds(objects, kind) if not o["metadata"]["name"].endswith("-lease")
+        ]
+        assert places == ["a", "b"]
     assert environment(objects)["FINETUNE_NAMESPACES"] == "a,b"
 
 
@@ -96,9 +123,8 @@ def test_bindings_name_the_account_of_the_deployment(render: Render, values: tup
 
 @pytest.mark.parametrize("values", VARIANTS)
 def test_restricted_pod_with_patient_probes(render: Render, values: tuple[str, ...]) -> None:
-    """Pod Security restricted, a read-only root, probes that bear a busy moment, and never two operators at a time."""
+    """Pod Security restricted, a read-only root, and probes that bear a busy moment."""
     (deployment,) = kinds(render(*values), "Deployment")
-    assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]["type"]) == (1, "Recreate")
     pod = deployment["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
@@ -153,7 +179,7 @@ def test_crd_is_the_generated_one(render: Render) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        "replicas=2",
+        "replicas=0",
         "image.repo=x",
         "image.pullPolicy=Sometimes",
         "image.digest=sha256:short",

@@ -109,6 +109,7 @@ def installed(cluster: Cluster, s3_client: Any, tiny_model: Path) -> Cluster:
         "helm", "upgrade", "--install", "finetune-operator", "charts/finetune-operator", "--wait", "--timeout=120s",
         "--namespace=finetune-system", "--create-namespace",
         f"--set=image.repository={operator},image.tag={tag}",
+        "--set=replicas=1",  # tests kill it and read its log; two of them are tested in tests/simulation
         f"--set=trainer.image.repository={trainer},trainer.image.tag={tag}",
     ]  # fmt: skip
     installation = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, check=False)

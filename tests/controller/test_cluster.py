@@ -34,7 +34,7 @@ class Answers:
         async def read() -> bytes:
             return json.dumps(content).encode()
 
-        return SimpleNamespace(status=code, read=read)
+        return SimpleNamespace(status=code, read=read, headers={})
 
 
 def cluster(*answers: tuple[int, dict[str, Any]]) -> tuple[ApiCluster, Answers]:

@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import random
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
@@ -10,16 +13,20 @@ import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
-from finetune_api import names
+from finetune_api import __version__, names
 from finetune_api.names import ClusterReason
 from finetune_operator import metrics
-from finetune_operator.errors import ApiError, RefusedError
+from finetune_operator.errors import ApiError, OverloadedError, RefusedError
+from finetune_operator.fence import Fence, FencedError
 from finetune_operator.observe import controller_uid
 
 Resource = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and name of a FineTuneJob."""
 _PAGE = 500
+_TRIES = 5  # of a request that the API server wants later
+_LONGEST_WAIT = 60.0
+_POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class Cluster(Protocol):
@@ -62,8 +69,12 @@ class Cluster(Protocol):
 class ApiCluster:
     """The real one. Bodies stay plain dicts: the typed models would drop what they do not know."""
 
-    def __init__(self, client: ApiClient, request_seconds: float) -> None:
-        self._client = client
+    def __init__(self, client: ApiClient, request_seconds: float, agent: str = names.MANAGED_BY) -> None:
+        self._client, self.agent = client, agent
+        self.namespace = "default"
+        """The pod's own namespace, or the kubeconfig's."""
+        self.answered: Callable[[], None] = lambda: None
+        """Called whenever the API server gave what it was asked for."""
         self._timeout = aiohttp.ClientTimeout(total=request_seconds)
 
     async def close(self) -> None:
@@ -166,6 +177,11 @@ class ApiCluster:
             count = int(there.get("count") or 1) + 1
             await self._call("PATCH", f"{path}/{name}", {"count": count, "lastTimestamp": event["lastTimestamp"]})
 
+    async def lease(self, verb: str, namespace: str, name: str, body: Resource | None = None) -> Resource:
+        """GET, POST or PUT a Lease."""
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        return await self._call(verb, path if verb == "POST" else f"{path}/{name}", body)
+
     async def _list(self, path: str, **query: str) -> list[Resource]:
         """All pages of a list."""
         items: list[Resource] = []
@@ -179,8 +195,17 @@ class ApiCluster:
             parameters["continue"] = following
 
     async def _call(self, verb: str, path: str, body: Resource | None = None) -> Resource:
-        """One request. Raises ApiError for every answer but a good one, and TimeoutError."""
-        headers = {"Accept": "application/json", "User-Agent": names.MANAGED_BY}
+        """One request, asked again when the API server wants it later. Raises ApiError and TimeoutError."""
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._send(verb, path, body)
+            except OverloadedError as error:  # it did nothing, so any verb may be repeated
+                await asyncio.sleep(min(error.seconds, _LONGEST_WAIT) * random.uniform(1.0, 1.2))
+        return await self._send(verb, path, body)
+
+    async def _send(self, verb: str, path: str, body: Resource | None = None) -> Resource:
+        """Raises ApiError for every answer but a good one, and TimeoutError."""
+        headers = {"Accept": "application/json", "User-Agent": self.agent}
         headers["Content-Type"] = "application/merge-patch+json" if verb == "PATCH" else "application/json"
         settings = await self._client.configuration.auth_settings()
         if "BearerToken" in settings:
@@ -192,13 +217,17 @@ class ApiCluster:
             )
             data, code = await answer.read(), str(answer.status)
         except aiohttp.ClientError as error:
+            if isinstance(error.__cause__, FencedError):
+                raise ApiError(0, "Fenced", str(error.__cause__)) from error
             raise ApiError(0, type(error).__name__, f"the API server cannot be reached: {error}") from error
         finally:
             metrics.api_request(verb, path, code, time.monotonic() - started)
-        return _judged(int(code), data)
+        content = _judged(int(code), data, str(answer.headers.get("Retry-After", "")))
+        self.answered()
+        return content
 
 
-def _judged(code: int, data: bytes) -> Resource:
+def _judged(code: int, data: bytes, retry_after: str = "") -> Resource:
     try:
         content = json.loads(data)
     except ValueError:
@@ -207,6 +236,9 @@ def _judged(code: int, data: bytes) -> Resource:
         content = {"message": str(content)[:200]}
     if 200 <= code < 300:
         return content
+    if code in (429, 503) and retry_after.isdecimal():
+        reason, message = str(content.get("reason", "")), str(content.get("message", ""))
+        raise OverloadedError(code, reason, message, float(retry_after))
     raise ApiError(code, str(content.get("reason", "")), str(content.get("message", "")))
 
 
@@ -224,11 +256,16 @@ def _refusal(error: ApiError, kind: str, name: str) -> tuple[str, str]:
     return ClusterReason.UNKNOWN, f"the API server refuses {kind} {name}: {error.message}"
 
 
-async def connect(request_seconds: float) -> ApiCluster:
+async def connect(request_seconds: float, fence: Fence, identity: str) -> ApiCluster:
     """A cluster client from the pod's ServiceAccount, or from the kubeconfig outside a pod."""
-    configuration = Configuration()
+    configuration = Configuration(trace_configs=[fence.trace()])
     try:
         await asyncio.to_thread(config.load_incluster_config, configuration)
+        namespace = await asyncio.to_thread(_POD_NAMESPACE.read_text)
     except config.ConfigException:
         await config.load_kube_config(client_configuration=configuration)
-    return ApiCluster(ApiClient(configuration), request_seconds)
+        _, context = await asyncio.to_thread(config.list_kube_config_contexts)
+        namespace = context["context"].get("namespace", "")
+    cluster = ApiCluster(ApiClient(configuration), request_seconds, f"{names.MANAGED_BY}/{__version__} ({identity})")
+    cluster.namespace = namespace.strip() or "default"
+    return cluster

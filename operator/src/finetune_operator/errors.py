@@ -11,6 +11,14 @@ class ApiError(Exception):
         self.message = message
 
 
+class OverloadedError(ApiError):
+    """The API server asks to come back later; `seconds` says when."""
+
+    def __init__(self, status: int, reason: str, message: str, seconds: float) -> None:
+        super().__init__(status, reason, message)
+        self.seconds = seconds
+
+
 class RefusedError(Exception):
     """A Job cannot be created for a reason that a person has to remove; `reason` is a condition reason."""
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 _STALE_SECONDS = 30.0
+_SILENT_SECONDS = 180.0  # a watch brings a bookmark each minute; kopf connects anew after 70 s without a byte
+_GAP_SECONDS = 90.0
 _BEAT_SECONDS = 1.0
 Answer = tuple[int, str, bytes]
 
@@ -17,12 +19,34 @@ class Health:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._beat = clock()
+        self._watches: dict[str, float] = {}
+        self._answers = (clock(), clock())  # the API server's: since when without a gap, and the last one
         self.ready = False
         """Set once the operator watches."""
 
     def beat(self) -> None:
         """The event loop turns."""
         self._beat = self._clock()
+
+    def answered(self) -> None:
+        """The API server gave what it was asked for."""
+        now, (since, last) = self._clock(), self._answers
+        self._answers = (now if now - last > _GAP_SECONDS else since, now)
+
+    def heard(self, watch: str) -> None:
+        """Bytes of that watch arrived."""
+        self._watches[watch] = self._clock()
+        self.answered()
+
+    def dead(self) -> list[str]:
+        """Watches that brought nothing for long although the API server answered all the time.
+
+        While it does not answer anybody, a restart would mend nothing; after that, a watch has its time again.
+        """
+        now, (since, last) = self._clock(), self._answers
+        if now - last > _GAP_SECONDS:
+            return []
+        return [watch for watch, time in self._watches.copy().items() if now - max(time, since) > _SILENT_SECONDS]
 
     async def keep_beating(self) -> None:
         """Beat as long as the event loop does."""
@@ -37,6 +61,8 @@ class Health:
             return 200, "text/plain; version=0.0.4; charset=utf-8", metrics()
         if path == "/healthz" and silent > _STALE_SECONDS:
             return 503, "text/plain", f"the event loop has not turned for {silent:.0f} s\n".encode()
+        if path == "/healthz" and (dead := self.dead()):
+            return 503, "text/plain", f"no byte for {_SILENT_SECONDS:.0f} s on {', '.join(dead)}\n".encode()
         if path == "/readyz" and not self.ready:
             return 503, "text/plain", b"not watching yet\n"
         if path in ("/healthz", "/readyz"):

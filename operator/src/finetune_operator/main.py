@@ -4,14 +4,17 @@ import asyncio
 import logging
 import random
 import signal
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
 import kopf
 
 from finetune_api import names
-from finetune_operator import health, logs, metrics
+from finetune_operator import health, listening, logs, metrics
 from finetune_operator.cluster import ApiCluster, Key, connect
+from finetune_operator.fence import Fence
+from finetune_operator.lease import Alone, Elector, Timing
 from finetune_operator.progress import Poller
 from finetune_operator.reconcile import Reconciler, resync, wait_for_api
 from finetune_operator.settings import Settings
@@ -44,13 +47,13 @@ def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     return result
 
 
-def registry(queue: WorkQueue[Key], cluster: ApiCluster) -> kopf.OperatorRegistry:
+def registry(queue: WorkQueue[Key], cluster: ApiCluster, heard: listening.Heard) -> kopf.OperatorRegistry:
     """The watches. Handlers do no I/O and cannot fail: kopf would not call them again."""
     result = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=result)
-    async def login(**_: Any) -> kopf.ConnectionInfo:
-        return kopf.ConnectionInfo(**await cluster.credentials())
+    async def login(**_: Any) -> kopf.AiohttpSession:
+        return listening.session(kopf.ConnectionInfo(**await cluster.credentials()), cluster.agent, heard)
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=result)
     async def on_job(namespace: str | None, name: str | None, type: str | None, **_: Any) -> None:  # noqa: A002 - kopf's
@@ -76,26 +79,44 @@ def _heard(resource: str) -> None:
 
 async def run(settings: Settings) -> int:
     """Be the operator until SIGTERM or until a part of it fails; returns the exit status."""
-    cluster = await connect(settings.request_seconds)
+    identity, fence, state = settings.identity(), Fence(), health.Health()
+    cluster = await connect(settings.request_seconds, fence, identity)
+    cluster.answered = state.answered
+    elector = _elector(settings, cluster, identity)
+    fence.may_write = elector.may_write
     queue: WorkQueue[Key] = WorkQueue(on_retry=metrics.QUEUE_RETRIES.inc)
     metrics.QUEUE_DEPTH.set_function(lambda: len(queue))
-    poller, state = Poller(settings.progress_seconds, queue.add), health.Health()
+    poller = Poller(settings.progress_seconds, queue.add)
     reconciler = Reconciler(cluster, poller, settings)
     server = health.Server(settings.http_host, settings.http_port, state, metrics.render)
-    workers = [asyncio.create_task(queue.work(reconciler), name=f"worker {n}") for n in range(settings.workers)]
+    workers = [
+        asyncio.create_task(_as_leader(elector, queue.work, reconciler), name=f"worker {n}")
+        for n in range(settings.workers)
+    ]
     stop, ready = asyncio.Event(), asyncio.Event()
     _take_signals(stop)
     parts = [
         *workers,
         asyncio.create_task(_stopped(stop), name="stop"),
-        asyncio.create_task(poller.run(), name="progress"),
+        asyncio.create_task(elector.run(), name="leader election"),
+        asyncio.create_task(_as_leader(elector, poller.run), name="progress"),
         asyncio.create_task(state.keep_beating(), name="heartbeat"),
-        asyncio.create_task(_when_ready(ready, stop, state), name="readiness"),
+        asyncio.create_task(_when_ready(ready, elector, stop, state), name="readiness"),
         asyncio.create_task(
-            resync(cluster, settings, partial(queue.add, hurry=False), lambda: random.uniform(0.8, 1.2)), name="resync"
+            _as_leader(
+                elector,
+                resync,
+                cluster,
+                settings,
+                partial(queue.add, hurry=False),
+                lambda: random.uniform(0.8, 1.2),
+            ),
+            name="resync",
         ),
     ]
-    watches = asyncio.create_task(_watch(settings, queue, cluster, stop, ready), name="watches")
+    watches = asyncio.create_task(
+        _watch(settings, registry(queue, cluster, state.heard), cluster, stop, ready), name="watches"
+    )
     try:
         done, _ = await asyncio.wait([watches, *parts], return_when=asyncio.FIRST_COMPLETED)
         return _verdict(done, stopping=stop.is_set())
@@ -104,18 +125,22 @@ async def run(settings: Settings) -> int:
         stop.set()
         if not ready.is_set():
             watches.cancel()  # kopf has not started yet, so there is nothing to end in order
-        await _wind_down(queue, workers, [watches, *parts])
+        await _wind_down(queue, workers, elector, [watches, *parts])
         await cluster.close()
         server.close()
 
 
 async def _watch(
-    settings: Settings, queue: WorkQueue[Key], cluster: ApiCluster, stop: asyncio.Event, ready: asyncio.Event
+    settings: Settings,
+    handlers: kopf.OperatorRegistry,
+    cluster: ApiCluster,
+    stop: asyncio.Event,
+    ready: asyncio.Event,
 ) -> None:
     await wait_for_api(cluster, settings)
     where: dict[str, Any] = {"namespaces": settings.namespaces} if settings.namespaces else {"clusterwide": True}
     await kopf.operator(
-        registry=registry(queue, cluster),
+        registry=handlers,
         settings=kopf_settings(settings),
         standalone=True,
         stop_flag=stop,
@@ -124,13 +149,31 @@ async def _watch(
     )
 
 
-async def _when_ready(ready: asyncio.Event, stop: asyncio.Event, state: health.Health) -> None:
-    """Take the signals back from kopf once it has set its own: it would stop, and nobody could tell why."""
+async def _when_ready(ready: asyncio.Event, elector: Elector, stop: asyncio.Event, state: health.Health) -> None:
+    """Ready is who can lead: it watches and reaches the Lease. A standby is as ready as the leader.
+
+    The signals are taken back from kopf once it has set its own: it would stop, and nobody could tell why.
+    """
     await ready.wait()
     _take_signals(stop)
+    await elector.reached.wait()
     state.ready = True
     _logger.info("watching FineTuneJobs, their Jobs and Pods")
     await stop.wait()
+
+
+def _elector(settings: Settings, cluster: ApiCluster, identity: str) -> Elector:
+    if not settings.leader_election:
+        return Alone()
+    timing = Timing(settings.lease_seconds, settings.lease_renew_seconds, settings.lease_retry_seconds)
+    namespace = settings.lease_namespace or cluster.namespace
+    return Elector(cluster, namespace, settings.lease_name, identity, timing)
+
+
+async def _as_leader(elector: Elector, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+    """Do what only the leader does: nothing until this replica leads, and from then on until the process ends."""
+    await elector.leading.wait()
+    await work(*arguments)
 
 
 async def _stopped(stop: asyncio.Event) -> None:
@@ -153,13 +196,18 @@ def _verdict(done: set[asyncio.Task[None]], *, stopping: bool) -> int:
     return 0
 
 
-async def _wind_down(queue: WorkQueue[Key], workers: list[asyncio.Task[None]], parts: list[asyncio.Task[None]]) -> None:
-    """Finish the passes in hand, then end everything."""
+async def _wind_down(
+    queue: WorkQueue[Key], workers: list[asyncio.Task[None]], elector: Elector, parts: list[asyncio.Task[None]]
+) -> None:
+    """Finish the passes in hand, give the Lease back after the last write, then end everything."""
     queue.stop()
-    await asyncio.wait(workers, timeout=_STOP_SECONDS / 2)
-    for task in parts:
-        if task.get_name() != "watches":
-            task.cancel()
+    if elector.leading.is_set() and elector.may_write():
+        await asyncio.wait(workers, timeout=_STOP_SECONDS / 2)
+    ending = [task for task in parts if task.get_name() != "watches"]
+    for task in ending:
+        task.cancel()
+    await asyncio.wait(ending, timeout=1)
+    await elector.release()
     await asyncio.wait(parts, timeout=_STOP_SECONDS / 2)
 
 

@@ -15,6 +15,7 @@ QUEUE_RETRIES = Counter("finetune_workqueue_retries_total", "Passes repeated aft
 API_REQUESTS = Counter("finetune_api_requests_total", "Requests to the API server.", ["verb", "resource", "code"])
 API_SECONDS = Histogram("finetune_api_request_duration_seconds", "Duration of requests.", ["verb", "resource"])
 LAST_EVENT = Gauge("finetune_watch_last_event_timestamp_seconds", "When a watch last brought something.", ["resource"])
+LEADER = Gauge("finetune_leader", "Whether this replica leads: 1 or 0.")
 JOBS = Gauge("finetune_jobs", "FineTuneJobs by the reason of their Succeeded condition.", ["state"])
 FINISHED = Counter("finetune_jobs_finished_total", "FineTuneJobs that ended.", ["result", "reason"])
 TRAIN_SECONDS = Histogram(
@@ -28,7 +29,7 @@ ADAPTER_BYTES = Histogram(
 )
 BUILD = Info("finetune_build", "Version of the operator.")
 
-_RESOURCE = re.compile(r"/(finetunejobs|jobs|pods|events)(/[^/?]+)?(/status)?(\?|$)")
+_RESOURCE = re.compile(r"/(finetunejobs|jobs|pods|events|leases)(/[^/?]+)?(/status)?(\?|$)")
 
 
 def set_version() -> None:

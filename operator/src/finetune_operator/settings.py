@@ -3,10 +3,12 @@
 import inspect
 import os
 import re
+import socket
+import uuid
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from finetune_operator.errors import SettingsError
 
@@ -56,8 +58,36 @@ class Settings(BaseModel):
     """Time a trainer has to save a checkpoint after SIGTERM."""
     request_seconds: Seconds = 30
     """Time limit of one request to the API server."""
+    leader_election: bool = True
+    """Whether a Lease decides which replica works; without it, this must be the only process."""
+    lease_namespace: str = ""
+    """Namespace of the Lease; empty means the pod's own, or outside a pod the kubeconfig's."""
+    lease_name: Annotated[str, Field(min_length=1)] = "finetune-operator"
+    """Name of the Lease; replicas that serve the same FineTuneJobs share one."""
+    lease_seconds: Annotated[int, Field(ge=1, le=3600)] = 15
+    """Time after which another replica takes over from one that is not heard of."""
+    lease_renew_seconds: Seconds = 10
+    """Time after which a leader that cannot renew the Lease writes nothing more and exits; less than lease_seconds."""
+    lease_retry_seconds: Seconds = 2
+    """Time between two looks at the Lease; less than half of lease_renew_seconds."""
     pod_name: str = "finetune-operator"
     """Name of this replica in Events; the chart sets it to the pod's own."""
+
+    @model_validator(mode="after")
+    def _lease_times_nest(self) -> Self:
+        if not 2 * self.lease_retry_seconds < self.lease_renew_seconds < self.lease_seconds:
+            found = f"{self.lease_seconds:g}, {self.lease_renew_seconds:g}, {self.lease_retry_seconds:g}"
+            raise ValueError(
+                f"FINETUNE_LEASE_SECONDS > FINETUNE_LEASE_RENEW_SECONDS > 2 x FINETUNE_LEASE_RETRY_SECONDS must hold, "
+                f"not {found}"
+            )
+        return self
+
+    def identity(self) -> str:
+        """Who this replica is: a pod's name, which no other pod has and a restarted container keeps, or a new one."""
+        return (
+            self.pod_name if "pod_name" in self.model_fields_set else f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+        )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -69,7 +99,10 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            lines = (f"{variable(str(found['loc'][0]))}: {found['msg']}" for found in error.errors())
+            lines = (
+                f"{variable(str(found['loc'][0]))}: {found['msg']}" if found["loc"] else found["msg"]
+                for found in error.errors()
+            )
             raise SettingsError("\n".join(lines)) from error
 
 
