@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download, set_client_factory
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -20,14 +20,28 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils._http import default_client_factory
 
 from finetune_api.outcome import Reason
 from finetune_trainer.disk import is_of_disk
 from finetune_trainer.errors import RunError
+from finetune_trainer.storage import addresses
 from finetune_trainer.storage.store import Entry, ObjectMissingError
 
 _TOKEN = "Put a token with access into the key HF_TOKEN of the Secret that spec.model.secretName names."  # noqa: S105
 _NETWORK = "Check that the hub can be reached, or copy the files to s3:// and use that URI."
+
+
+def _client() -> Any:
+    """The client of huggingface_hub, which looks before each request, also before it follows a redirect."""
+    client = default_client_factory()
+    client.event_hooks["request"].append(lambda request: addresses.refuse(str(request.url)))
+    return client
+
+
+set_client_factory(_client)
+if constants.ENDPOINT != "https://huggingface.co":
+    constants.HF_HUB_DISABLE_XET = True  # its own client goes wherever the hub tells it to
 
 
 class HubStore:

@@ -19,6 +19,7 @@ from botocore.exceptions import HTTPClientError, ResponseStreamingError
 from finetune_api.outcome import Reason
 from finetune_api.v1alpha1 import Storage
 from finetune_trainer.errors import RunError
+from finetune_trainer.storage import addresses
 from finetune_trainer.storage.s3_errors import translated
 from finetune_trainer.storage.store import Entry, ObjectMissingError
 
@@ -129,7 +130,7 @@ class S3Store:
     @cached_property
     def _client(self) -> Any:
         try:
-            return boto3.session.Session().client(
+            client = boto3.session.Session().client(
                 "s3",
                 endpoint_url=self._storage.endpoint,
                 region_name=self._storage.region,
@@ -138,6 +139,8 @@ class S3Store:
         except ValueError as error:
             message = f"storage.endpoint '{self._endpoint}' is refused: {error}"
             raise RunError(Reason.INVALID_CONFIGURATION, message) from error
+        client.meta.events.register("before-send.s3", lambda request, **_: addresses.refuse(request.url))
+        return client
 
     @property
     def _endpoint(self) -> str:
