@@ -36,7 +36,7 @@ check: setup ## Lint, types, import contracts, generated files: under a minute
 
 .PHONY: unit
 unit: setup ## Tests that need no cluster (they start their own S3 server)
-	$(BIN)/python -m localcluster binaries --only tools
+	$(BIN)/python -m localcluster binaries --only tools --only checks
 	$(BIN)/pytest -m 'not cluster and not simulation and not long and not soak' -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: long
@@ -46,12 +46,12 @@ long: setup ## The other tests that need no cluster: real runs, every method, st
 
 .PHONY: soak
 soak: setup ## The long sweeps: signals at a hundred random moments of a run, and more (an hour; SOAK_MOMENTS sets how many)
-	$(BIN)/python -m localcluster binaries --only tools
+	$(BIN)/python -m localcluster binaries --only kubernetes --only etcd --only simulation --only tools
 	$(BIN)/pytest -m soak -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: simulation
 simulation: setup ## The operator on a real control plane with simulated nodes: faults, kills, scale
-	$(BIN)/python -m localcluster binaries --only kubernetes --only etcd --only simulation
+	$(BIN)/python -m localcluster binaries --only kubernetes --only etcd --only simulation --only tools --only checks
 	$(BIN)/pytest -m 'simulation and not soak'
 
 .PHONY: test

@@ -128,7 +128,11 @@ class ControlPlane:
         paths = self.paths
         return {
             "etcd": controlplane.etcd(paths, self.ports),
-            "kube-apiserver": [*controlplane.apiserver(paths, self.ports), "--bind-address=127.0.0.1"],
+            "kube-apiserver": [
+                *controlplane.apiserver(paths, self.ports),
+                "--bind-address=127.0.0.1",
+                "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",  # as on OpenShift: the strictest
+            ],
             "kube-controller-manager": [*controlplane.controller_manager(paths), "--secure-port=0"],
             "kube-scheduler": [*controlplane.scheduler(paths), "--secure-port=0"],
             "kwok": [

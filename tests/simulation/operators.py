@@ -15,14 +15,14 @@ from tests.simulation.jobs import wait_for
 
 
 class Operator:
-    """One replica. `log` is what it wrote to stderr."""
+    """One replica. `log` is what it wrote."""
 
-    def __init__(self, plane: ControlPlane, log: Path, **settings: str) -> None:
+    def __init__(self, plane: ControlPlane, log: Path, *, kubeconfig: Path | None = None, **settings: str) -> None:
         (self.port,) = free_ports(1)
         self.log = log
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("FINETUNE_")},
-            "KUBECONFIG": str(plane.paths.kubeconfig),
+            "KUBECONFIG": str(kubeconfig or plane.paths.kubeconfig),
             "FINETUNE_TRAINER_IMAGE": "simulated/trainer:1",
             "FINETUNE_HTTP_HOST": "127.0.0.1",
             "FINETUNE_HTTP_PORT": str(self.port),
@@ -34,7 +34,9 @@ class Operator:
         """Start it; whatever ends the tests ends it too."""
         command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "finetune_operator"]
         with self.log.open("ab") as out:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=out, env=self._environment)
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self._environment
+            )
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -45,6 +47,17 @@ class Operator:
         """Wait until it has ended; returns its exit status."""
         assert self.process is not None
         return self.process.wait(timeout)
+
+    def terminate(self) -> None:
+        """Let it end in order."""
+        self.signal(signal.SIGTERM)
+        assert self.wait() == 0
+
+    def kill(self) -> None:
+        """End it, if it runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
     def wait_until_ready(self) -> None:
         """Wait until /readyz says so."""
@@ -68,6 +81,4 @@ class Operator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        self.kill()
