@@ -18,11 +18,12 @@ GO_MODULES = ("kubernetes", "etcd", "dns", "tools", "simulation", "checks")
 
 
 def modules_hash() -> str:
-    """Return a short hash of every go.mod and go.sum: other versions are other binaries."""
+    """Return a short hash of every go.mod, go.sum and Go file here: other versions are other binaries."""
     digest = hashlib.sha256()
     for module in GO_MODULES:
-        for name in ("go.mod", "go.sum"):
-            digest.update((SOURCE / "go" / module / name).read_bytes())
+        folder = SOURCE / "go" / module
+        for path in (folder / "go.mod", folder / "go.sum", *sorted(folder.rglob("*.go"))):
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 

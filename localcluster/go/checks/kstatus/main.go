@@ -15,10 +15,14 @@ import (
 func main() {
 	decoder := json.NewDecoder(os.Stdin)
 	for {
+		var text json.RawMessage
 		var object unstructured.Unstructured
-		if err := decoder.Decode(&object.Object); errors.Is(err, io.EOF) {
+		if err := decoder.Decode(&text); errors.Is(err, io.EOF) {
 			return
 		} else if err != nil {
+			fail(err)
+		}
+		if err := object.UnmarshalJSON(text); err != nil { // integers stay integers, as the library wants them
 			fail(err)
 		}
 		result, err := status.Compute(&object)
