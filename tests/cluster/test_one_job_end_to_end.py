@@ -107,7 +107,7 @@ def test_events_are_in_order(finished: Any) -> None:
 
     assert {event["type"] for event in events} == {"Normal"}
     ordered = sorted(events, key=lambda event: event.get("eventTime") or event.get("firstTimestamp"))
-    assert (ordered[0]["reason"], ordered[-1]["reason"]) == ("AttemptStarted", "Published")
+    assert (ordered[0]["reason"], ordered[-1]["reason"]) == ("PrepareStarted", "Published")
 
 
 def test_one_job_and_no_write_but_status(finished: Any) -> None:

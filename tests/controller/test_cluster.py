@@ -135,10 +135,16 @@ async def test_lists_are_read_to_their_end() -> None:
 
 
 async def test_repeated_event_is_counted_up() -> None:
-    """The same Event again is a patch of its count."""
+    """The same Event again is a patch of its count and of what it says now; when it first came stays."""
     adapter, client = cluster(EXISTS, (200, {"items": [{"count": 4}], "metadata": {}}), (200, {}))
-    await adapter.record("research", "bot.1", {"lastTimestamp": "t", "count": 1})
-    assert client.asked[2][2] == {"count": 5, "lastTimestamp": "t"}
+    news = {"type": "Warning", "message": "again", "lastTimestamp": "t", "reportingInstance": "two"}
+    await adapter.record("research", "bot.1", {**news, "count": 1, "firstTimestamp": "t", "reason": "Hang"})
+    assert client.asked[-1] == (
+        "PATCH",
+        "/api/v1/namespaces/research/events/bot.1",
+        {**news, "count": 5},
+        "application/merge-patch+json",
+    )
 
 
 async def test_deletion_is_of_that_very_object() -> None:

@@ -181,25 +181,3 @@ def test_ttl_deletes_the_object_once() -> None:
     assert world.reconcile() is None
     assert not world.jobs
     assert KEY not in world.reconciler._written
-
-
-def test_the_story_is_told_in_events() -> None:
-    """One failure, one success: the Events say so in order, each Normal or Warning, and no two say the same."""
-    world = World(outcomes=("InternalError",), prepared=False)
-    world.settle()
-    told = [(event["type"], event["reason"]) for event in world.events.values()]
-    reasons = [reason for _, reason in told]
-    assert [r for r in reasons if r in ("AttemptStarted", "InternalError", "Retrying", "Prepared", "Published")] == [
-        "AttemptStarted",
-        "InternalError",
-        "Retrying",
-        "AttemptStarted",
-        "Prepared",
-        "AttemptStarted",
-        "Published",
-    ]
-    times = [event["lastTimestamp"] for event in world.events.values()]
-    assert times == sorted(set(times)), "kubectl sorts by this time"
-    assert ("Warning", "InternalError") in told
-    assert ("Normal", "Published") in told
-    assert {kind for kind, _ in told} <= {"Normal", "Warning"}

@@ -318,7 +318,9 @@ class World:
 
     async def record(self, namespace: str, name: str, event: dict[str, Any]) -> None:  # noqa: ARG002
         """See Cluster."""
-        self.events[name] = event
+        there = self.events.pop(name, event)  # to the end: kubectl sorts by the last time
+        count = there["count"] + (there is not event)
+        self.events[name] = {**event, "count": count, "firstTimestamp": there["firstTimestamp"]}
         self._wrote("event")
 
     # -- its inside -----------------------------------------------------------------------------------------------

@@ -1,10 +1,15 @@
 """`python -m finetune_operator`: the operator's process."""
 
 import argparse
+import logging
+import os
 import sys
 
+from finetune_operator import logs
 from finetune_operator.errors import SettingsError
-from finetune_operator.settings import Settings, help_text
+from finetune_operator.settings import Settings, help_text, variable
+
+_logger = logging.getLogger("finetune_operator")
 
 
 def main() -> int:
@@ -19,7 +24,8 @@ def main() -> int:
     try:
         settings = Settings.from_environment()
     except SettingsError as error:
-        sys.stderr.write(f"{error}\nSee python -m finetune_operator --help.\n")
+        logs.set_up(os.environ.get(variable("log_format"), ""), "INFO")
+        _logger.critical("%s\nSee python -m finetune_operator --help.", error)
         return 2
     from finetune_operator.main import serve  # noqa: PLC0415 - help and bad settings need no kopf
 

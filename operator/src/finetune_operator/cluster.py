@@ -63,7 +63,7 @@ class Cluster(Protocol):
         """Delete the FineTuneJob with that uid."""
 
     async def record(self, namespace: str, name: str, event: Resource) -> None:
-        """Create the Event, or count it up if it is there."""
+        """Create the Event; if it is there, count it up, and let it say what the new one says."""
 
 
 class ApiCluster:
@@ -174,8 +174,8 @@ class ApiCluster:
             if error.status != 409:
                 raise
             (there, *_) = await self._list(path, fieldSelector=f"metadata.name={name}") or [{}]
-            count = int(there.get("count") or 1) + 1
-            await self._call("PATCH", f"{path}/{name}", {"count": count, "lastTimestamp": event["lastTimestamp"]})
+            news = {part: event[part] for part in ("type", "message", "lastTimestamp", "reportingInstance")}
+            await self._call("PATCH", f"{path}/{name}", {**news, "count": int(there.get("count") or 1) + 1})
 
     async def lease(self, verb: str, namespace: str, name: str, body: Resource | None = None) -> Resource:
         """GET, POST or PUT a Lease."""

@@ -1,11 +1,14 @@
 """Serves /metrics, /healthz and /readyz from a thread of its own: it must answer when the event loop does not."""
 
 import asyncio
+import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+_logger = logging.getLogger(__name__)
 _STALE_SECONDS = 30.0
 _SILENT_SECONDS = 180.0  # a watch brings a bookmark each minute; kopf connects anew after 70 s without a byte
 _GAP_SECONDS = 90.0
@@ -86,7 +89,14 @@ class Server:
             def log_message(self, *_: object) -> None:
                 """A probe each few seconds is no news."""
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
+        class Http(ThreadingHTTPServer):
+            def handle_error(self, *_: object) -> None:
+                error = sys.exception()
+                left = isinstance(error, ConnectionError)  # a probe that would not wait
+                level = logging.DEBUG if left else logging.ERROR
+                _logger.log(level, "a request was not answered: %s", error, exc_info=error)
+
+        self._server = Http((host, port), Handler)
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()

@@ -57,24 +57,27 @@ def registry(queue: WorkQueue[Key], cluster: ApiCluster, heard: listening.Heard)
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=result)
     async def on_job(namespace: str | None, name: str | None, type: str | None, **_: Any) -> None:  # noqa: A002 - kopf's
-        _heard(names.PLURAL)
         queue.add((namespace or "", name or ""), hurry=type is not None)  # None: it was listed, so it is no news
 
     @kopf.on.event("batch", "v1", "jobs", registry=result)
     async def on_batch_job(namespace: str | None, labels: kopf.Labels, type: str | None, **_: Any) -> None:  # noqa: A002
-        _heard("jobs")
         queue.add((namespace or "", labels.get(names.LABEL_JOB_NAME, "")), hurry=type is not None)
 
     @kopf.on.event("", "v1", "pods", registry=result)
     async def on_pod(namespace: str | None, labels: kopf.Labels, type: str | None, **_: Any) -> None:  # noqa: A002
-        _heard("pods")
         queue.add((namespace or "", labels.get(names.LABEL_JOB_NAME, "")), hurry=type is not None)
 
     return result
 
 
-def _heard(resource: str) -> None:
-    metrics.LAST_EVENT.labels(resource).set_to_current_time()
+def _ears(state: health.Health) -> listening.Heard:
+    """Who wants to know that a watch brought something."""
+
+    def heard(path: str) -> None:
+        state.heard(path)
+        metrics.watch_heard(path)
+
+    return heard
 
 
 async def run(settings: Settings) -> int:
@@ -115,7 +118,7 @@ async def run(settings: Settings) -> int:
         ),
     ]
     watches = asyncio.create_task(
-        _watch(settings, registry(queue, cluster, state.heard), cluster, stop, ready), name="watches"
+        _watch(settings, registry(queue, cluster, _ears(state)), cluster, stop, ready), name="watches"
     )
     try:
         done, _ = await asyncio.wait([watches, *parts], return_when=asyncio.FIRST_COMPLETED)
@@ -214,7 +217,7 @@ async def _wind_down(
 def serve(settings: Settings) -> int:
     """Set up and run; returns the exit status."""
     logs.set_up(settings.log_format, settings.log_level)
-    metrics.set_version()
+    metrics.set_up()
     try:
         return asyncio.run(run(settings))
     except KeyboardInterrupt:

@@ -94,22 +94,23 @@ class Reconciler:
         return None if any(isinstance(action, DeleteSelf) for action in decided.actions) else decided
 
     async def _act(self, key: Key, resource: Resource, action: Action) -> None:
-        namespace, _ = key
+        (namespace, _), uid = key, resource["metadata"]["uid"]
+        about = {"about": (*key, uid)}
         match action:
             case CreateService(manifest):
                 await self._cluster.create_service(manifest)
             case CreateJob(manifest):
-                _logger.info("%s/%s: creating Job %s", *key, manifest["metadata"]["name"])
+                _logger.info("creating Job %s", manifest["metadata"]["name"], extra=about)
                 await self._cluster.create_job(manifest)
             case SetSuspend(name, suspend):
-                _logger.info("%s/%s: setting suspend of Job %s to %s", *key, name, suspend)
+                _logger.info("setting suspend of Job %s to %s", name, suspend, extra=about)
                 await self._cluster.set_suspend(namespace, name, suspend=suspend)
             case DeleteJob(name):
-                _logger.info("%s/%s: deleting Job %s, which shall not wait in its queue any more", *key, name)
+                _logger.info("deleting Job %s, which shall not wait in its queue any more", name, extra=about)
                 await self._cluster.delete_job(namespace, name)
             case DeleteSelf():
-                _logger.info("%s/%s: ttlSecondsAfterFinished is over, deleting the FineTuneJob", *key)
-                await self._cluster.delete(key, resource["metadata"]["uid"])
+                _logger.info("ttlSecondsAfterFinished is over, deleting the FineTuneJob", extra=about)
+                await self._cluster.delete(key, uid)
 
     async def _report(self, key: Key, resource: Resource, decided: Plan) -> float | None:
         """Write the status if it changed; mere progress waits for its turn."""
@@ -126,14 +127,15 @@ class Reconciler:
         body = {"metadata": {"resourceVersion": resource["metadata"]["resourceVersion"]}, "status": patch}
         await self._cluster.patch_status(key, body)
         self._written[key] = time.monotonic()
-        self._tell(key, report.read_status(old), new, decided)
+        self._tell((*key, resource["metadata"]["uid"]), report.read_status(old), new, decided)
         await self._recorder.record(key, resource, decided.notes, self._clock())
         return None
 
-    def _tell(self, key: Key, old: Status, new: Status, decided: Plan) -> None:
+    def _tell(self, about: tuple[str, ...], old: Status, new: Status, decided: Plan) -> None:
         for note in decided.notes:
             level = logging.INFO if note.type == "Normal" else logging.WARNING
-            _logger.log(level, "%s/%s: %s: %s", *key, note.reason, note.message)
+            _logger.log(level, "%s: %s", note.reason, note.message, extra={"about": about})
+        self._measure_waits(old, new)
         if not report.finished(new) or report.finished(old):
             return
         verdict = report.find(new, Condition.SUCCEEDED)
@@ -144,6 +146,14 @@ class Reconciler:
             metrics.TRAIN_SECONDS.labels(result).observe(seconds.total_seconds())
         if new.artifact:
             metrics.ADAPTER_BYTES.observe(new.artifact.bytes)
+
+    def _measure_waits(self, old: Status, new: Status) -> None:
+        """Of attempts whose container runs since the last pass, or ran."""
+        known = {attempt.job_name for attempt in old.attempts if attempt.node_name}
+        for attempt in new.attempts:
+            if attempt.node_name and attempt.start_time and attempt.job_name not in known:
+                waited = self._clock() - datetime.fromisoformat(attempt.start_time)
+                metrics.QUEUE_WAIT_SECONDS.labels(attempt.stage).observe(max(0.0, waited.total_seconds()))
 
     def _forget(self, key: Key) -> None:
         self._poller.follow(key, "", None)

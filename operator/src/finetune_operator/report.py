@@ -205,7 +205,8 @@ def _told(timestamp: float) -> str | None:
 
 
 _NORMAL = (*ActiveReason, Reason.PUBLISHED, Reason.ALREADY_PUBLISHED)
-_QUIET = (ActiveReason.PENDING,)
+_TOLD = (ActiveReason.QUEUED, ActiveReason.TRAINING, ActiveReason.SUSPENDED)
+"""Of what a job does, this is told; the rest of it is in the status, and its attempts' starts and ends are Events."""
 
 
 def notes(old: Status, new: Status) -> tuple[Note, ...]:
@@ -216,12 +217,13 @@ def notes(old: Status, new: Status) -> tuple[Note, ...]:
         said = f"{newest.stage} attempt {newest.number} is Job {newest.job_name}"
         if newest.stage == Stage.TRAIN and old.attempts and _shrunk(old.attempts[-1], newest):
             said += f", with micro-batches of {newest.micro_batch_size}"
-        found.append(Note("Normal", "AttemptStarted", said))
+        found.append(Note("Normal", f"{newest.stage.capitalize()}Started", said))
     if new.preemptions > old.preemptions:
         message = "the cluster took the pod away; a new one goes on from the last checkpoint"
         found.append(Note("Warning", "Preempted", message))
     before, after = find(old, Condition.SUCCEEDED), find(new, Condition.SUCCEEDED)
-    if after and after.reason not in _QUIET and (not before or before.reason != after.reason):
+    silent = after is None or (after.reason in (*ActiveReason,) and after.reason not in _TOLD)
+    if after and not silent and (not before or before.reason != after.reason):
         found.append(Note("Normal" if after.reason in _NORMAL else "Warning", after.reason, after.message))
     return tuple(found)
 

@@ -104,7 +104,8 @@ class WorkQueue(Generic[K]):
             again = await handler(key)
         except Exception as error:
             delay = self._failed(key)
-            _logger.warning("%s: %s; the next try is in %.1f s", _name(key), _told(error), delay, exc_info=_odd(error))
+            about = {"about": key}
+            _logger.warning("%s; next try in %.1f s", _told(error), delay, exc_info=_odd(error), extra=about)
             self.add_after(key, delay)
         else:
             self._failures.pop(key, None)
@@ -122,10 +123,6 @@ class WorkQueue(Generic[K]):
     def _due(self, key: K) -> None:
         self._timers.pop(key, None)
         self.add(key)
-
-
-def _name(key: object) -> str:
-    return "/".join(map(str, key)) if isinstance(key, tuple) else str(key)
 
 
 def _told(error: Exception) -> str:
