@@ -80,9 +80,7 @@ def test_the_last_failure_says_what_to_do() -> None:
 def test_every_reason_is_specific() -> None:
     """CamelCase, Normal or Warning, and no word that says nothing; by way of suspension, preemption and a queue."""
     training = {"batchSize": 4, "microBatchSize": 2}
-    world: Any = QueuedWorld(
-        {"training": training}, outcomes=("Prepared", "Preempted", "OutOfGPUMemory"), prepared=False
-    )
+    world = QueuedWorld({"training": training}, outcomes=("Prepared", "Preempted", "OutOfGPUMemory"), prepared=False)
     world.reconcile()
     world.reconcile()
     world.settle()
