@@ -48,7 +48,6 @@ EXIT_CODES = {
     "QualityGateFailed": 85,
 }
 """From the table of docs and design, written down a second time on purpose."""
-
 INDEX = "batch.kubernetes.io/job-completion-index"
 
 
@@ -318,9 +317,8 @@ class World:
 
     async def record(self, namespace: str, name: str, event: dict[str, Any]) -> None:  # noqa: ARG002
         """See Cluster."""
-        there = self.events.pop(name, event)  # to the end: kubectl sorts by the last time
-        count = there["count"] + (there is not event)
-        self.events[name] = {**event, "count": count, "firstTimestamp": there["firstTimestamp"]}
+        old = self.events.pop(name, {**event, "count": 0})  # to the end: kubectl sorts by the last time
+        self.events[name] = {**event, "count": old["count"] + 1, "firstTimestamp": old["firstTimestamp"]}
         self._wrote("event")
 
     # -- its inside -----------------------------------------------------------------------------------------------
