@@ -51,7 +51,7 @@ soak: setup ## The long sweeps: signals at a hundred random moments of a run, an
 
 .PHONY: simulation
 simulation: setup ## The operator on a real control plane with simulated nodes: faults, kills, scale
-	$(BIN)/python -m localcluster binaries --only kubernetes --only etcd --only simulation
+	$(BIN)/python -m localcluster binaries --only kubernetes --only etcd --only simulation --only tools
 	$(BIN)/pytest -m 'simulation and not soak'
 
 .PHONY: test
