@@ -7,8 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -101,22 +104,58 @@ def test_probes() -> None:
         server.close()
 
 
-def test_json_logs(capsys: pytest.CaptureFixture[str]) -> None:
-    """One JSON object a line, with the error in it."""
+@pytest.fixture
+def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Logging and Python's hooks are put back, pytest's own among them."""
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
+    for place, hook in ((sys, "excepthook"), (threading, "excepthook"), (sys, "unraisablehook")):
+        monkeypatch.setattr(place, hook, getattr(place, hook))
+    yield
+    logging.captureWarnings(False)
+    root.handlers[:], root.level = before, level
+
+
+@pytest.mark.filterwarnings("always")
+@pytest.mark.usefixtures("as_before")
+def test_json_logs(capsys: pytest.CaptureFixture[str]) -> None:
+    """One JSON object a line, with the error and the object in it, also where nobody catches the error."""
+    logs.set_up("json", "INFO")
+    logger = logging.getLogger("finetune_operator")
     try:
-        logs.set_up("json", "INFO")
-        try:
-            raise OSError("no route")
-        except OSError:
-            logging.getLogger("finetune_operator").exception("research/bot: %s", "Starting")
-    finally:
-        root.handlers[:], root.level = before, level
-    (line,) = capsys.readouterr().err.splitlines()
-    entry = json.loads(line)
-    assert (entry["level"], entry["message"]) == ("error", "research/bot: Starting")
-    assert "no route" in entry["error"]
+        raise OSError("no route")
+    except OSError as error:
+        caught = error
+        logger.exception("Starting", extra={"about": (*KEY, "uid-1")})
+    logger.info("a second\nline", extra={"about": KEY})
+    logging.getLogger("kopf").warning("its own way", extra={"k8s_ref": {"kind": "Job", "name": "j", "uid": "u"}})
+    sys.excepthook(OSError, caught, caught.__traceback__)
+    ended = threading.Thread(target=lambda: 1 / 0)
+    ended.start()
+    ended.join()
+    warnings.warn("old", DeprecationWarning, stacklevel=1)
+
+    first, second, third, fourth, fifth, sixth = map(json.loads, capsys.readouterr().err.splitlines())
+    about = {"namespace": KEY[0], "name": KEY[1]}
+    assert (first["level"], first["message"], first["object"]) == ("error", "Starting", {**about, "uid": "uid-1"})
+    assert "no route" in first["error"]
+    assert (second["message"], second["object"]) == ("a second\nline", about)
+    assert third["object"] == {"kind": "Job", "name": "j", "uid": "u"}
+    assert (fourth["level"], fourth["message"]) == ("critical", "the process ends: no route")
+    assert (fifth["level"], fifth["message"]) == ("error", "a thread ended: division by zero")
+    assert "ZeroDivisionError" in fifth["error"]
+    assert "DeprecationWarning: old" in sixth["message"]
+    assert not [key for line in (fourth, fifth, sixth) for key in line if key == "object"]
+
+
+def test_bad_settings_are_told_in_json_too() -> None:
+    """Where that is the format, the first line of a process that cannot start is one object as well."""
+    given = {"FINETUNE_LOG_FORMAT": "json", "FINETUNE_WORKERS": "many", "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-m", "finetune_operator"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, env=given)
+    (line,) = refused.stderr.splitlines()
+    assert (refused.returncode, json.loads(line)["level"]) == (2, "critical")
+    assert "FINETUNE_WORKERS" in json.loads(line)["message"]
 
 
 async def poll(answers: list[Any], seconds: float = 1.2) -> tuple[Poller, list[Any]]:

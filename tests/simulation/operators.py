@@ -17,10 +17,10 @@ from tests.simulation.jobs import wait_for
 class Operator:
     """One replica. `log` is what it wrote."""
 
-    def __init__(self, plane: ControlPlane, log: Path, *, kubeconfig: Path | None = None, **settings: str) -> None:
+    def __init__(self, plane: ControlPlane, log: Path, kubeconfig: Path | None = None, **settings: str) -> None:
         (self.port,) = free_ports(1)
         self.log = log
-        self._environment = {
+        self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("FINETUNE_")},
             "KUBECONFIG": str(kubeconfig or plane.paths.kubeconfig),
             "FINETUNE_TRAINER_IMAGE": "simulated/trainer:1",
@@ -35,7 +35,7 @@ class Operator:
         command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "finetune_operator"]
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self._environment
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self.environment
             )
 
     def signal(self, number: signal.Signals) -> None:
