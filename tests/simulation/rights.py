@@ -107,8 +107,8 @@ def installed(plane: ControlPlane, chart: Release, folder: Path) -> Iterator[tup
         stack.callback(first.kill)
         stack.callback(second.kill)
         yield first, second
-    for namespace in (chart.name, f"{chart.name}-system"):
-        plane.kubectl("delete", "namespace", namespace, "--wait=false")
+    # gone before the next comes: what is created in a namespace that ends is refused, whatever one's rights
+    plane.kubectl("delete", "namespace", chart.name, f"{chart.name}-system", timeout=120)
 
 
 class RefusedError(Exception):
