@@ -102,6 +102,7 @@ def test_suspended_is_at_rest_and_running_is_not() -> None:
     world.reconcile()
     world.make_pods()
     world.start_pods()
+    world.reconcile()
     assert look(world).due == [(KEY, Lane.PATIENT)]
     world.edit(suspend=True)
     for _ in range(4):
