@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from finetune_api import names
 from localcluster.errors import CommandFailedError
 from localcluster.simulation import ControlPlane
-from tests.simulation.jobs import NAMESPACE, get, job, verdict, wait_for
+from tests.simulation.conftest import a_plane
+from tests.simulation.jobs import NAMESPACE, get, job, lives, verdict, wait_for
 from tests.simulation.operators import Operator
 
 pytestmark = pytest.mark.simulation
@@ -52,23 +54,23 @@ def test_two_managers_and_the_operator_never_conflict(plane: ControlPlane) -> No
     assert get(plane, names.PLURAL, "shared")["metadata"]["resourceVersion"] == found["metadata"]["resourceVersion"]
 
 
-@pytest.mark.usefixtures("operator")
-def test_the_last_word_on_suspend_counts(plane: ControlPlane) -> None:
-    """Twenty toggles at random moments: it rests where the spec says so, and ends where it may; one Job a stage."""
+def test_the_last_word_on_suspend_counts(tmp_path: Path) -> None:
+    """Twenty toggles at random moments of both stages: it rests where the spec says so, and ends where it may."""
     choice = random.Random(5)
-    plane.apply(job("toggled", suspend=True))
-    for number in range(20):
-        value = json.dumps({"spec": {"suspend": number % 2 == 1}})
-        plane.kubectl("-n", NAMESPACE, "patch", "ftj/toggled", "--type=merge", f"-p={value}")
-        wait_for("a while", lambda: choice.random() < 0.2)
-        if verdict(plane, "toggled")[0] == "True":
-            break
-    else:
-        wait_for("rest", lambda: verdict(plane, "toggled")[1] == "Suspended")
-        plane.kubectl("-n", NAMESPACE, "patch", "ftj/toggled", "--type=merge", '-p={"spec": {"suspend": false}}')
-    wait_for("the verdict", lambda: verdict(plane, "toggled") == ("True", "Published"))
-    stages = [a["stage"] for a in get(plane, names.PLURAL, "toggled")["status"]["attempts"]]
-    assert stages == ["prepare", "train"]
+    with a_plane(tmp_path / "p", lives(2.0, 2.0)) as plane, Operator(plane, tmp_path / "operator.log") as operator:
+        operator.wait_until_ready()
+        plane.apply(job("toggled"))
+        wait_for("its Job", lambda: get(plane, names.PLURAL, "toggled").get("status", {}).get("jobName"))
+        for number in range(20):
+            value = json.dumps({"spec": {"suspend": number % 2 == 0}})
+            plane.kubectl("-n", NAMESPACE, "patch", "ftj/toggled", "--type=merge", f"-p={value}")
+            wait_for("a while", lambda: choice.random() < 0.2)
+            if number in (4, 12):
+                wait_for("rest", lambda: verdict(plane, "toggled")[1] == "Suspended")
+                wait_for("no pod", lambda: not get(plane, "pods", namespace=NAMESPACE)["items"])
+        wait_for("the verdict", lambda: verdict(plane, "toggled") == ("True", "Published"))
+        stages = [a["stage"] for a in get(plane, names.PLURAL, "toggled")["status"]["attempts"]]
+        assert stages == ["prepare", "train"]
 
 
 def test_deletion_needs_no_operator(plane: ControlPlane, operator: Operator) -> None:
