@@ -60,7 +60,7 @@ async def _finished(client: Api, number: int) -> None:
         parse_job(made), namespace=NAMESPACE, uid=uid, stage=Stage.TRAIN, attempt=1,
         settings=Settings(trainer_image="simulated/trainer:1"), micro_batch_size=1,
     )  # fmt: skip
-    manifest["spec"]["suspend"] = True  # no pods are made
+    manifest["spec"]["managedBy"] = "bench.example/nobody"  # the Job controller shall not touch it
     child = await client.call("POST", JOBS, json.dumps(manifest).encode())
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     over = {"type": "Failed", "status": "True", "reason": "PodFailurePolicy", "message": "exit code 81 matching"}
@@ -88,4 +88,5 @@ def _verdict(child: dict[str, Any], now: str) -> dict[str, Any]:
         "startTime": now,
         "completionTime": now,
         "failures": 1,
+        "preemptions": 0,
     }

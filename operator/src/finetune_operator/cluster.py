@@ -23,7 +23,7 @@ from finetune_operator.observe import controller_uid
 Resource = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and name of a FineTuneJob."""
-_PAGE = 500
+_PAGE = 100
 _TRIES = 5  # of a request that the API server wants later
 _LONGEST_WAIT = 60.0
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")

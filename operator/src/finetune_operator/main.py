@@ -38,11 +38,12 @@ def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     result.posting.reporting_component = names.MANAGED_BY
     result.networking.request_timeout = settings.request_seconds
     result.networking.enforce_retry_after = True
+    result.queueing.idle_timeout = 0.05  # a task that waits for more news of an object holds the last body until then
     result.watching.server_timeout = 300  # an int: kopf puts it into the query as it is
     result.watching.client_timeout = 310
     result.watching.connect_timeout = 30
     result.watching.reconnect_backoff = 1.0
-    result.watching.chunk_size = 500
+    result.watching.chunk_size = 100
     result.watching.label_selectors["batch", "v1", "jobs"] = _SELECTOR
     result.watching.label_selectors["", "v1", "pods"] = _SELECTOR
     return result
