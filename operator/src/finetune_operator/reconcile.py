@@ -11,6 +11,7 @@ from finetune_api.names import Condition
 from finetune_api.status import Status
 from finetune_operator import metrics, queueing, report
 from finetune_operator.cluster import Cluster, Key
+from finetune_operator.deadlines import Heard
 from finetune_operator.errors import ApiError, RefusedError
 from finetune_operator.events import Recorder
 from finetune_operator.evidence import Trouble
@@ -82,15 +83,15 @@ class Reconciler:
         newest = observed.attempts[-1] if observed.attempts else None
         job_name, ip = (newest.job_name, newest.pod_ip) if newest else ("", None)
         self._poller.follow(key, job_name, ip)
-        progress = self._poller.last(key, job_name, ip)
+        heard = Heard(self._poller.last(key, job_name, ip), self._poller.silence(key, job_name, ip))
         now = self._clock()
-        decided = plan(resource, observed, progress, now, self._settings)
+        decided = plan(resource, observed, heard, now, self._settings)
         try:
             for action in decided.actions:
                 await self._act(key, resource, action)
         except RefusedError as error:
             refused = Trouble(error.reason, error.message)
-            return plan(resource, observed, progress, now, self._settings, refused)
+            return plan(resource, observed, heard, now, self._settings, refused)
         return None if any(isinstance(action, DeleteSelf) for action in decided.actions) else decided
 
     async def _act(self, key: Key, resource: Resource, action: Action) -> None:
@@ -105,7 +106,7 @@ class Reconciler:
                 _logger.info("%s/%s: setting suspend of Job %s to %s", *key, name, suspend)
                 await self._cluster.set_suspend(namespace, name, suspend=suspend)
             case DeleteJob(name):
-                _logger.info("%s/%s: deleting Job %s, which shall not wait in its queue any more", *key, name)
+                _logger.info("%s/%s: deleting Job %s, whose attempt has ended", *key, name)
                 await self._cluster.delete_job(namespace, name)
             case DeleteSelf():
                 _logger.info("%s/%s: ttlSecondsAfterFinished is over, deleting the FineTuneJob", *key)
