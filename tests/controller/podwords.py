@@ -1,8 +1,12 @@
 """What pods look like when they start and end, and the words of trainers; for the World and its tests."""
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
+
+from finetune_api.progress import Progress
+from finetune_operator.progress import Key, Poller
 
 EXIT_CODES = {
     "Prepared": 0,
@@ -94,3 +98,39 @@ def word(pod: dict[str, Any]) -> str:
     (container,) = pod["status"].get("containerStatuses", [{}])
     message = container.get("state", {}).get("terminated", {}).get("message")
     return str(json.loads(message)["reason"]) if message else ""
+
+
+def gang_first(pod: dict[str, Any]) -> bool:
+    """Whether it is the one that tells the progress, and runs."""
+    return pod["status"]["phase"] == "Running" and index_of(pod) == 0
+
+
+class Ears(Poller):
+    """A Poller whose trainers answer when the test says so, and are silent otherwise."""
+
+    def __init__(self, clock: Callable[[], datetime]) -> None:
+        super().__init__(3, lambda _: None)
+        self._clock = clock
+        self._said: dict[str, tuple[Progress, datetime]] = {}
+
+    def hear(self, job_name: str, said: dict[str, Any]) -> None:
+        """The trainer of that Job answers."""
+        progress = Progress.model_validate({"updated_at": self._clock().timestamp(), **said})
+        self._said[job_name] = progress, self._clock()
+
+    def forget(self) -> None:
+        """Of a process that ended nothing is left."""
+        self._said.clear()
+
+    def follow(self, key: Key, job_name: str, ip: str | None) -> None:  # noqa: ARG002
+        """As the real one: what does not run is forgotten."""
+        if ip is None:
+            self.forget()
+
+    def last(self, key: Key, job_name: str, ip: str | None) -> Progress | None:  # noqa: ARG002
+        """See Poller."""
+        return self._said[job_name][0] if ip and job_name in self._said else None
+
+    def silence(self, key: Key, job_name: str, ip: str | None) -> float | None:  # noqa: ARG002
+        """See Poller."""
+        return (self._clock() - self._said[job_name][1]).total_seconds() if ip and job_name in self._said else None

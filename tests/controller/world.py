@@ -15,18 +15,19 @@ from typing import Any
 
 from finetune_operator.errors import ApiError, RefusedError
 from finetune_operator.observe import observe
-from finetune_operator.progress import Poller
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.settings import Settings
 from tests.controller.podwords import (
     EXIT_CODES,
     FOLLOWS,
     INDEX,
+    Ears,
     apply,
     container,
     deleted,
     exit_code,
     finish,
+    gang_first,
     index_of,
     stamp,
     termination_message,
@@ -107,13 +108,15 @@ class World:
         if prepared:
             done = {"stage": "prepare", "number": 1, "jobName": "bot-prepare", "reason": "Prepared", "exitCode": 0}
             self.resource["status"] = {"attempts": [done], "attempt": 1, "jobName": "bot-prepare"}
+        self.ears = Ears(lambda: self.now)
         self.restart()
 
     # -- the operator ---------------------------------------------------------------------------------------------
 
     def restart(self) -> None:
         """A new operator process: nothing in memory."""
-        self.reconciler = Reconciler(self, Poller(3, lambda _: None), SETTINGS, clock=lambda: self.now)
+        self.ears.forget()
+        self.reconciler = Reconciler(self, self.ears, SETTINGS, clock=lambda: self.now)
 
     def reconcile(self, crash_after: int | None = None) -> float | None:
         """One pass; with `crash_after` the process dies after so many writes."""
@@ -179,8 +182,15 @@ class World:
             if pod["status"]["phase"] == "Pending":
                 pod["spec"]["nodeName"] = "node-1"
                 state = {"running": {"startedAt": stamp(self.now)}}
-                pod["status"] = {"phase": "Running", "podIP": "10.0.0.7", "containerStatuses": [container(state)]}
-                pod["status"]["startTime"] = stamp(self.now)
+                held = {"startTime": pod["status"].get("startTime") or stamp(self.now), "podIP": "10.0.0.7"}
+                pod["status"] = {"phase": "Running", **held, "containerStatuses": [container(state)]}
+
+    def bind_pods(self) -> None:
+        """A node takes what waits, and pulls its image."""
+        for pod in self.pods:
+            if pod["status"]["phase"] == "Pending":
+                pod["spec"]["nodeName"] = "node-1"
+                pod["status"].setdefault("startTime", stamp(self.now))
 
     def end_pods(self) -> None:
         """Running trainers end as the script says; those of several nodes all at once, when all of them run.
@@ -242,6 +252,11 @@ class World:
                 self.outcomes = itertools.chain(again, self.outcomes)
                 self.pods = [pod for pod in self.pods if pod not in self._pods_of(job)]
                 del self.jobs[name]
+
+    def say(self, **progress: Any) -> None:
+        """The running trainer answers."""
+        (job,) = (job for job in self.jobs.values() if any(gang_first(pod) for pod in self._pods_of(job)))
+        self.ears.hear(job["metadata"]["name"], progress)
 
     def pass_time(self, seconds: float) -> None:
         """The clock goes on."""

@@ -99,7 +99,7 @@ def _account(entry: AttemptStatus, facts: Attempt | None) -> Account | None:
         return {State.RUNNING: Account.RUNNING, State.STARTING: Account.STARTING, State.PENDING: Account.STARTING}.get(
             facts.state, Account.STOPPING
         )
-    if entry.reason and not facts.live_pods:
+    if entry.reason:
         return Account.ENDED
     return Account.SUSPENDED if facts.suspended and not facts.queue else Account.QUEUED
 
