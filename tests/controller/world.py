@@ -257,6 +257,7 @@ class World:
         """The running trainer answers."""
         (job,) = (job for job in self.jobs.values() if any(gang_first(pod) for pod in self._pods_of(job)))
         self.ears.hear(job["metadata"]["name"], progress)
+        self.reconciler._written.clear()  # long enough after the last status write
 
     def pass_time(self, seconds: float) -> None:
         """The clock goes on."""

@@ -83,7 +83,7 @@ def take_session(status: Status, entry: AttemptStatus, resumed_from: int | None,
     shown = status.progress or ProgressStatus()
     if resumed_from is None or (same and entry.resumed_from is not None and shown.resumed_from is not None):
         return
-    lost = max(0, shown.step - resumed_from)
+    lost, resumed_from = max(0, shown.step - resumed_from), min(resumed_from, report.LARGEST)
     entry.resumed_from = resumed_from if entry.resumed_from is None else entry.resumed_from
     entry.steps_lost += lost
     status.steps_lost += lost
