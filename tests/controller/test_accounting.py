@@ -239,4 +239,6 @@ def test_the_estimated_end_is_a_time() -> None:
     assert world.status["progress"]["estimatedCompletionTime"] == stamp(s(250))
     world.edit(suspend=True)
     world.reconcile()
+    world.sync_jobs()
+    world.reconcile()
     assert "estimatedCompletionTime" not in world.status["progress"]

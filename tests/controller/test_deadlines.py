@@ -44,7 +44,7 @@ def test_waiting_is_final_after_pending_seconds(restart: bool) -> None:
     assert world.reconcile() == 1
     assert verdict(world)[0] == "Unknown"
     world.pass_time(1)
-    world.reconcile()
+    assert world.reconcile() == 0
     assert verdict(world) == ("False", "PendingDeadlineExceeded")
     assert "spec.deadlines.pendingSeconds (600)" in world.condition()["message"]
     let_pods_go(world)
@@ -95,10 +95,11 @@ def test_no_step_within_start_seconds(said: dict[str, Any] | None, late: bool) -
     left = world.reconcile()
     assert (left is not None and left <= 300) == late
     world.pass_time(300)
-    world.reconcile()
+    again = world.reconcile()
     (attempt,) = world.attempts
     assert attempt.get("reason") == ("StartDeadlineExceeded" if late else None)
     if late:
+        assert again == 0, "the next pass stops its Job"
         assert said is not None
         assert "spec.deadlines.startSeconds (600)" in attempt["message"]
         assert said.get("message", "") in attempt["message"]

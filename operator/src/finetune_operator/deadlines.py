@@ -115,7 +115,7 @@ def _stall(spec: Spec, facts: Attempt, heard: Heard, now: datetime) -> Clock | N
         )
         return Clock(limit - silent, Ending(ClusterReason.TRAINER_SILENT, message, FollowUp.RETRY))
     hint = f"if node {facts.silent_node} is off for good, delete the Node: its pods count as running until then"
-    message = f"node {facts.silent_node} has not been heard of {over}; {hint}"
+    message = f"node {facts.silent_node} has not been heard of {over}"
     return Clock(limit - silent, Ending(ClusterReason.NODE_LOST, message, FollowUp.RETRY, hint))
 
 

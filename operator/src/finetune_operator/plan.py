@@ -238,7 +238,7 @@ def _start(scene: _Scene, stage: Stage, number: int, micro_batch_size: int | Non
     if job.spec.suspend:
         return _Step(_suspended(f"spec.suspend is true; {stage.value} attempt {number} starts when it is false"))
     if observed.stray_pods or not all(attempt.over for attempt in observed.attempts):
-        message = f"{stage.value} attempt {number} waits for the pods of the last one to end"
+        message = f"{stage.value} attempt {number} waits for the pods of the last one to end{_why(scene.status)}"
         return _Step(Verdict(ActiveReason.RETRYING, message))
     if scene.refused:
         broken = scene.refused.reason == ClusterReason.INVALID_SPEC
@@ -259,6 +259,13 @@ def _start(scene: _Scene, stage: Stage, number: int, micro_batch_size: int | Non
     verdict = Verdict(ActiveReason.PENDING, f"Job {name} waits for its pod")
     names = (CreateService(service),) if service else ()
     return _Step(verdict, (*names, CreateJob(manifest)), requeue_after=_NO_POD_YET_SECONDS)
+
+
+def _why(status: Status) -> str:
+    """Pods that do not end may need a person, who reads here what to do."""
+    last = status.attempts[-1] if status.attempts else None
+    told = ". ".join(filter(None, (last.message, last.hint))) if last and last.reason == ClusterReason.NODE_LOST else ""
+    return f"; {told}" if told else ""
 
 
 def _suspended(message: str) -> Verdict:
