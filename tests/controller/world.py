@@ -9,7 +9,7 @@ policy ends it.
 import copy
 import itertools
 import json
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -29,12 +29,13 @@ from tests.controller.podwords import (
     finish,
     gang_first,
     index_of,
+    run,
     stamp,
     termination_message,
     word,
 )
 
-__all__ = ["exit_code", "finish", "index_of", "stamp", "termination_message"]
+__all__ = ["exit_code", "finish", "index_of", "run", "stamp", "termination_message"]
 
 KEY = ("research", "bot")
 UID = "0b6f1c1e-8f5b-4c3e-9d55-7a3f0a1b2c3d"
@@ -54,15 +55,6 @@ LONGEST_PAUSE = 300
 
 class Crashed(BaseException):
     """The operator's process is gone."""
-
-
-def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Drive a coroutine that never really waits."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        return end.value
-    raise AssertionError("the coroutine waits for something")
 
 
 class World:
@@ -279,9 +271,18 @@ class World:
 
     # -- the Cluster protocol -------------------------------------------------------------------------------------
 
-    async def keys(self, namespaces: tuple[str, ...]) -> list[tuple[str, str]]:
+    async def check(self, namespaces: tuple[str, ...]) -> None:
         """See Cluster."""
-        return [KEY] if self.resource and namespaces in ((), (KEY[0],)) else []
+
+    async def pages(self, kind: str, namespaces: tuple[str, ...]) -> AsyncIterator[list[dict[str, Any]]]:
+        """See Cluster."""
+        found = {
+            "finetunejobs": [self.resource] if self.resource else [],
+            "jobs": [*self.jobs.values()],
+            "pods": self.pods,
+        }
+        if namespaces in ((), (KEY[0],)):
+            yield copy.deepcopy(found[kind])
 
     async def job(self, key: tuple[str, str]) -> dict[str, Any] | None:
         """See Cluster."""
