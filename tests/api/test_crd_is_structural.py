@@ -106,6 +106,11 @@ def test_status_renders_without_nulls() -> None:
         "attempts": [],
         "failures": 0,
         "preemptions": 0,
+        "queuedSeconds": 0,
+        "preparingSeconds": 0,
+        "trainingSeconds": 0,
+        "gpuSeconds": 0,
+        "stepsLost": 0,
     }
 
 

@@ -6,11 +6,10 @@ A write of the operator to what is Kueue's would be reverted; here it is noted.
 """
 
 import copy
-import itertools
-import json
 from typing import Any
 
-from tests.controller.world import KEY, World, finish, stamp, termination_message
+from tests.controller.podwords import deleted, stamp
+from tests.controller.world import KEY, LONGEST_PAUSE, World
 
 LABEL = "kueue.x-k8s.io/queue-name"
 FLAVOR = {
@@ -18,8 +17,6 @@ FLAVOR = {
     "tolerations": [{"key": "spot", "operator": "Exists"}],
     "schedulingGates": [{"name": "kueue.x-k8s.io/topology"}],
 }
-FOLLOWS = ("", "PeerLost", "TookPart", "Preempted")
-"""What is no trainer's own word."""
 PREEMPTED = "Preempted to accommodate a workload due to prioritization in the ClusterQueue"
 
 
@@ -38,11 +35,7 @@ class QueuedWorld(World):
     def admit(self) -> None:
         """There is quota for all that wait."""
         for job in self._queued():
-            if (
-                job["spec"]["suspend"]
-                and "deletionTimestamp" not in job["metadata"]
-                and not job["status"].get("conditions")
-            ):
+            if job["spec"]["suspend"] and not deleted(job) and not job["status"].get("conditions"):
                 self.templates[job["metadata"]["uid"]] = copy.deepcopy(job["spec"]["template"])
                 template = job["spec"]["template"]
                 template["metadata"]["labels"]["kueue.x-k8s.io/podset"] = "main"
@@ -71,33 +64,9 @@ class QueuedWorld(World):
 
     # -- the cluster ----------------------------------------------------------------------------------------------
 
-    def sync_jobs(self) -> None:
-        """Also stop what is suspended or deleted: pods get SIGTERM, save a checkpoint, and are gone a turn later."""
-        stopping = [job for job in self.jobs.values() if job["spec"].get("suspend") or _deleted(job)]
-        running = [p for job in stopping for p in self._pods_of(job) if p["status"]["phase"] == "Running"]
-        for pod in running:
-            finish(pod, 75, termination_message("Preempted"))
-        if not running:
-            self._remove_deleted()
-        super().sync_jobs()
-
-    def _remove_deleted(self) -> None:
-        """What a trainer had said of itself goes with its pod; the next one finds it out again."""
-        for name, job in list(self.jobs.items()):
-            if _deleted(job) and not job["status"].get("conditions"):
-                words = [_word(pod) for pod in self._pods_of(job)]
-                again = [{"Prepared": "Published"}.get(word, word) for word in words if word not in FOLLOWS]
-                self.outcomes = itertools.chain(again, self.outcomes)
-                self.pods = [pod for pod in self.pods if pod not in self._pods_of(job)]
-                del self.jobs[name]
-
-    def make_pods(self) -> None:
-        """A Job that is being deleted gets none."""
-        going = {name: job for name, job in self.jobs.items() if _deleted(job)}
-        for name in going:
-            del self.jobs[name]
-        super().make_pods()
-        self.jobs |= going
+    def _stopping(self) -> list[dict[str, Any]]:
+        """Also what is suspended: its pods get SIGTERM, save a checkpoint, and are gone a turn later."""
+        return [job for job in self.jobs.values() if job["spec"].get("suspend") or deleted(job)]
 
     def settle(self, passes: int = 150) -> None:
         """As in World, with an admission in each turn."""
@@ -111,7 +80,7 @@ class QueuedWorld(World):
             self.start_pods()
             self.end_pods()
             self.sync_jobs()
-            self.pass_time(max(7, again or 0))
+            self.pass_time(max(7, min(again or 0, LONGEST_PAUSE)))
         raise AssertionError(f"no end after {passes} rounds: {self.status}")
 
     # -- the Cluster protocol -------------------------------------------------------------------------------------
@@ -136,24 +105,7 @@ class QueuedWorld(World):
             return
         await super().set_suspend(namespace, name, suspend=suspend)
 
-    async def delete_job(self, namespace: str, name: str) -> None:
-        """In the foreground: the Job stays until its pods have ended."""
-        assert namespace == KEY[0]
-        if name in self.jobs:
-            self.jobs[name]["metadata"].setdefault("deletionTimestamp", stamp(self.now))
-        self._wrote("delete job")
-
     async def refusals(self, namespace: str, job_uid: str, reason: str = "FailedCreate") -> list[str]:
         """Kueue tells on the Job why it stopped it."""
         assert namespace == KEY[0]
         return self.stops.get(job_uid, []) if reason == "Stopped" else []
-
-
-def _deleted(job: dict[str, Any]) -> bool:
-    return "deletionTimestamp" in job["metadata"]
-
-
-def _word(pod: dict[str, Any]) -> str:
-    (container,) = pod["status"].get("containerStatuses", [{}])
-    message = container.get("state", {}).get("terminated", {}).get("message")
-    return str(json.loads(message)["reason"]) if message else ""

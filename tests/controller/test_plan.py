@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from finetune_api.progress import Progress
+from finetune_operator.deadlines import Heard
 from finetune_operator.errors import RefusedError
 from finetune_operator.observe import Observed
 from finetune_operator.plan import Plan, plan
@@ -20,7 +21,7 @@ def test_deleted_object_is_left_alone() -> None:
     world.resource["metadata"]["deletionTimestamp"] = "2026-11-23T12:00:00Z"
     world.reconcile()
     assert world.writes == []
-    assert plan(world.resource, world.observed(), None, world.now, SETTINGS) == Plan()
+    assert plan(world.resource, world.observed(), Heard(), world.now, SETTINGS) == Plan()
 
 
 def test_job_deleted_by_hand_counts_as_a_failed_attempt() -> None:
@@ -252,7 +253,7 @@ def look(world: World, progress: Progress | None) -> dict[str, Any]:
     """The status that a pass with that progress gives."""
     assert world.resource is not None
     observed: Observed = world.observed()
-    decided = plan(world.resource, observed, progress, world.now, SETTINGS).status
+    decided = plan(world.resource, observed, Heard(progress), world.now, SETTINGS).status
     assert decided is not None
     return decided.to_dict()
 

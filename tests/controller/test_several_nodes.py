@@ -8,6 +8,7 @@ import pytest
 
 from finetune_api.progress import Progress
 from finetune_api.run import RunFile
+from finetune_operator.deadlines import Heard
 from finetune_operator.desired import service_manifest
 from finetune_operator.observe import State
 from finetune_operator.plan import plan
@@ -193,7 +194,7 @@ def test_the_story_is_that_of_the_slowest_pod() -> None:
     (attempt,) = world.observed().attempts
     assert (attempt.state, attempt.pod_ip) == (State.RUNNING, "10.0.0.7")
     progress = Progress(phase="Training", step=1, total_steps=4)
-    status = plan(world.resource or {}, world.observed(), progress, world.now, SETTINGS).status
+    status = plan(world.resource or {}, world.observed(), Heard(progress), world.now, SETTINGS).status
     assert status is not None
     assert "in 2 pods, the first on node node-1" in status.conditions[0].message
 

@@ -9,15 +9,33 @@ policy ends it.
 import copy
 import itertools
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from finetune_operator.errors import ApiError, RefusedError
 from finetune_operator.observe import observe
-from finetune_operator.progress import Poller
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.settings import Settings
+from tests.controller.podwords import (
+    EXIT_CODES,
+    FOLLOWS,
+    INDEX,
+    Ears,
+    apply,
+    container,
+    deleted,
+    exit_code,
+    finish,
+    gang_first,
+    index_of,
+    run,
+    stamp,
+    termination_message,
+    word,
+)
+
+__all__ = ["exit_code", "finish", "index_of", "run", "stamp", "termination_message"]
 
 KEY = ("research", "bot")
 UID = "0b6f1c1e-8f5b-4c3e-9d55-7a3f0a1b2c3d"
@@ -31,53 +49,12 @@ SPEC: dict[str, Any] = {
     "output": {"uri": "s3://adapters/bot"},
 }
 
-EXIT_CODES = {
-    "Prepared": 0,
-    "Published": 0,
-    "AlreadyPublished": 0,
-    "TookPart": 0,
-    "InvalidDataset": 65,
-    "ModelNotFound": 66,
-    "StorageUnavailable": 69,
-    "InternalError": 70,
-    "Preempted": 75,
-    "OutOfGPUMemory": 80,
-    "Diverged": 81,
-    "PeerLost": 82,
-    "VerificationFailed": 83,
-    "QualityGateFailed": 85,
-}
-"""From the table of docs and design, written down a second time on purpose."""
-INDEX = "batch.kubernetes.io/job-completion-index"
+LONGEST_PAUSE = 300
+"""Of SETTINGS; what the operator waits for longer is a deadline."""
 
 
 class Crashed(BaseException):
     """The operator's process is gone."""
-
-
-def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Drive a coroutine that never really waits."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        return end.value
-    raise AssertionError("the coroutine waits for something")
-
-
-def termination_message(reason: str, chosen: int | None = None) -> str:
-    """What the trainer writes; `chosen` is the micro-batch that `prepare` takes."""
-    said: dict[str, Any] = {"reason": reason, "message": f"it was {reason}", "hint": "do this", "step": 7}
-    if reason in ("Published", "AlreadyPublished"):
-        said["artifact"] = {"uri": "s3://adapters/bot", "manifestSha256": "ab" * 32, "bytes": 1234, "files": 5}
-    if reason == "Prepared":
-        said["dataset"] = {"sha256": "cd" * 32, "rows": 9, "evaluationRows": 0, "tokens": 90, "trainedTokens": 45}
-        said |= {"estimatedMemoryBytes": 10**9} | ({"microBatchSize": chosen} if chosen else {})
-    return json.dumps(said)
-
-
-def stamp(time: datetime) -> str:
-    """As the API server writes times."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class World:
@@ -100,8 +77,9 @@ class World:
     ) -> None:
         self.chosen = chosen
         self.now = START
-        self.outcomes = iter(itertools.chain(outcomes, itertools.repeat("Published")))
+        self.outcomes: Iterator[str] = itertools.chain(outcomes, itertools.repeat("Published"))
         self.jobs: dict[str, dict[str, Any]] = {}
+        self.silent_nodes: set[str] = set()
         self.services: dict[str, dict[str, Any]] = {}
         self.pods: list[dict[str, Any]] = []
         self.events: dict[str, dict[str, Any]] = {}
@@ -122,13 +100,15 @@ class World:
         if prepared:
             done = {"stage": "prepare", "number": 1, "jobName": "bot-prepare", "reason": "Prepared", "exitCode": 0}
             self.resource["status"] = {"attempts": [done], "attempt": 1, "jobName": "bot-prepare"}
+        self.ears = Ears(lambda: self.now)
         self.restart()
 
     # -- the operator ---------------------------------------------------------------------------------------------
 
     def restart(self) -> None:
         """A new operator process: nothing in memory."""
-        self.reconciler = Reconciler(self, Poller(3, lambda _: None), SETTINGS, clock=lambda: self.now)
+        self.ears.forget()
+        self.reconciler = Reconciler(self, self.ears, SETTINGS, clock=lambda: self.now)
 
     def reconcile(self, crash_after: int | None = None) -> float | None:
         """One pass; with `crash_after` the process dies after so many writes."""
@@ -181,7 +161,7 @@ class World:
         """The Job controller gives each active Job its pod, after it has looked at those that ended."""
         self.sync_jobs()
         for job in self.jobs.values():
-            if _over(job) or job["spec"].get("suspend"):
+            if _over(job) or job["spec"].get("suspend") or deleted(job):
                 continue
             for index in range(job["spec"]["completions"]):
                 own = [pod for pod in self._pods_of(job) if index_of(pod) == index]
@@ -194,7 +174,15 @@ class World:
             if pod["status"]["phase"] == "Pending":
                 pod["spec"]["nodeName"] = "node-1"
                 state = {"running": {"startedAt": stamp(self.now)}}
-                pod["status"] = {"phase": "Running", "podIP": "10.0.0.7", "containerStatuses": [_container(state)]}
+                held = {"startTime": pod["status"].get("startTime") or stamp(self.now), "podIP": "10.0.0.7"}
+                pod["status"] = {"phase": "Running", **held, "containerStatuses": [container(state)]}
+
+    def bind_pods(self) -> None:
+        """A node takes what waits, and pulls its image."""
+        for pod in self.pods:
+            if pod["status"]["phase"] == "Pending":
+                pod["spec"]["nodeName"] = "node-1"
+                pod["status"].setdefault("startTime", stamp(self.now))
 
     def end_pods(self) -> None:
         """Running trainers end as the script says; those of several nodes all at once, when all of them run.
@@ -212,10 +200,12 @@ class World:
             knows = pods[0] if reason == "Published" else pods[-1]
             for pod in pods:
                 said = reason if pod is knows else followed
-                finish(pod, EXIT_CODES[said], termination_message(said, self.chosen))
+                finish(pod, EXIT_CODES[said], termination_message(said, self.chosen), at=self.now)
 
     def sync_jobs(self) -> None:
-        """The Job controller draws its conclusions."""
+        """The Job controller draws its conclusions; what is deleted goes when its pods have saved and ended."""
+        if not self._stop():
+            self._remove_deleted()
         for job in self.jobs.values():
             if _over(job):
                 continue
@@ -230,6 +220,36 @@ class World:
                     self._conclude(job, "Failed", "PodFailurePolicy", message)
             if job["spec"].get("suspend") and not _over(job):
                 self.pods = [pod for pod in self.pods if pod not in self._pods_of(job)]
+
+    def _stopping(self) -> list[dict[str, Any]]:
+        """Jobs whose pods are told to end."""
+        return [job for job in self.jobs.values() if deleted(job)]
+
+    def _stop(self) -> bool:
+        """SIGTERM to what shall end; whether anything of it ran. A silent node hears nothing."""
+        pods = [p for job in self._stopping() for p in self._pods_of(job) if p["status"]["phase"] == "Running"]
+        for pod in pods:
+            if pod["spec"]["nodeName"] in self.silent_nodes:
+                pod["metadata"].setdefault("deletionTimestamp", stamp(self.now + timedelta(seconds=60)))
+            else:
+                finish(pod, 75, termination_message("Preempted"), at=self.now)
+        return bool(pods)
+
+    def _remove_deleted(self) -> None:
+        """What a trainer had said of itself goes with its pod; the next one finds it out again."""
+        for name, job in list(self.jobs.items()):
+            if deleted(job) and not _over(job):
+                words = [word(pod) for pod in self._pods_of(job)]
+                again = [{"Prepared": "Published"}.get(said, said) for said in words if said not in FOLLOWS]
+                self.outcomes = itertools.chain(again, self.outcomes)
+                self.pods = [pod for pod in self.pods if pod not in self._pods_of(job)]
+                del self.jobs[name]
+
+    def say(self, **progress: Any) -> None:
+        """The running trainer answers."""
+        (job,) = (job for job in self.jobs.values() if any(gang_first(pod) for pod in self._pods_of(job)))
+        self.ears.hear(job["metadata"]["name"], progress)
+        self.reconciler._written.clear()  # long enough after the last status write
 
     def pass_time(self, seconds: float) -> None:
         """The clock goes on."""
@@ -246,7 +266,7 @@ class World:
             self.start_pods()
             self.end_pods()
             self.sync_jobs()
-            self.pass_time(max(7, again or 0))
+            self.pass_time(max(7, min(again or 0, LONGEST_PAUSE)))
         raise AssertionError(f"no end after {passes} rounds: {self.status}")
 
     # -- the Cluster protocol -------------------------------------------------------------------------------------
@@ -304,6 +324,13 @@ class World:
         """See Cluster."""
         self.jobs[name]["spec"]["suspend"] = suspend
         self._wrote("suspend")
+
+    async def delete_job(self, namespace: str, name: str) -> None:
+        """In the foreground: the Job stays until its pods have ended, and those get SIGTERM at once."""
+        assert namespace == KEY[0]
+        if name in self.jobs:
+            self.jobs[name]["metadata"].setdefault("deletionTimestamp", stamp(self.now))
+        self._wrote("delete job")
 
     async def patch_status(self, key: tuple[str, str], patch: dict[str, Any]) -> None:
         """See Cluster."""
@@ -365,44 +392,6 @@ class World:
     def _conclude(self, job: dict[str, Any], kind: str, reason: str, message: str) -> None:
         said = {"type": kind, "status": "True", "reason": reason, "message": message}
         job["status"]["conditions"] = [{**said, "lastTransitionTime": stamp(self.now)}]
-
-
-def index_of(pod: dict[str, Any]) -> int:
-    """The pod's number in an Indexed Job."""
-    return int(pod["metadata"]["labels"].get(INDEX, "0"))
-
-
-def finish(pod: dict[str, Any], code: int, message: str = "", reason: str = "") -> None:
-    """The trainer's container ends."""
-    ended = {"exitCode": code, "message": message, "reason": reason or ("Error" if code else "Completed")}
-    pod["status"]["phase"] = "Failed" if code else "Succeeded"
-    pod["status"]["containerStatuses"] = [_container({"terminated": ended})]
-    pod["status"].pop("podIP", None)
-
-
-def exit_code(pod: dict[str, Any]) -> int | None:
-    """The trainer's exit code, once there is one."""
-    for container in pod["status"].get("containerStatuses", []):
-        if "terminated" in container["state"]:
-            return int(container["state"]["terminated"]["exitCode"])
-    return None
-
-
-def apply(old: Any, patch: Any) -> Any:
-    """RFC 7386, by its own pseudocode."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(old) if isinstance(old, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = apply(result.get(name), value)
-    return result
-
-
-def _container(state: dict[str, Any]) -> dict[str, Any]:
-    return {"name": "trainer", "state": state}
 
 
 def _over(job: dict[str, Any]) -> bool:

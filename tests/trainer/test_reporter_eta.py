@@ -30,6 +30,7 @@ def test_warm_up_is_no_pace(resumed_at: int, pieces: int, tmp_path: Path, monkey
         step, part = divmod(done, pieces)
         reporter.advance(resumed_at + step, 0.0, part / pieces)
         told.append(reporter.progress.eta_seconds)
+    assert WorkDir(tmp_path).read_progress().resumed_from == resumed_at  # type: ignore[union-attr]
     left = [STEP * (100 - resumed_at - done / pieces) for done in range(1, 3 * pieces + 1)]
     assert told[0] is None
     assert told[1:] == [round(seconds) for seconds in left[1:]]

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from finetune_api.outcome import Reason
 from finetune_trainer.training.run import execute as execute_session
 from finetune_trainer.training.stop import Stopped, StopSwitch
+from finetune_trainer.workdir import WorkDir
 from tests.trainer.callbacks import add_to_trainers
 from tests.trainer.tinyrun import execute, run_file, session, uploading
 
@@ -85,6 +86,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     outcome = execute(run, tmp_path / "second")
     assert count.steps == 7 - stop_at
     assert (outcome.reason, outcome.step) == (Reason.PUBLISHED, 7)
+    assert WorkDir(tmp_path / "second").read_progress().resumed_from == stop_at  # type: ignore[union-attr]
     resumed, straight = load_file(tmp_path / "out/adapter_model.safetensors"), uninterrupted(**training)
     assert resumed.keys() == straight.keys()
     assert all(torch.equal(resumed[name], straight[name]) for name in resumed)

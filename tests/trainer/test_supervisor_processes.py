@@ -44,6 +44,15 @@ def test_preempted_without_a_signal_is_a_lost_peer(start: Start) -> None:
     assert (code, outcome.reason, outcome.step) == (82, Reason.PEER_LOST, 7)
 
 
+@pytest.mark.parametrize("end", ["finish('InternalError', 'broke', 57)", "sys.exit(1)"])
+@pytest.mark.parametrize(("began", "told"), [('"step": 57, "resumedFrom": 40', 40), ('"step": 0', None)])
+def test_the_step_it_began_with_is_told(start: Start, end: str, began: str, told: int | None) -> None:
+    """It is in the outcome, whoever speaks it; and none where training never began."""
+    worker = f"""(work / "progress.json").write_text('{{"phase": "Training", {began}}}')\n{end}"""
+    _, outcome, _ = start(worker).ended()
+    assert outcome.resumed_from == told
+
+
 def test_no_last_word(start: Start) -> None:
     """A worker that ends without an outcome is an internal error with its code and the end of its stderr."""
     code, outcome, output = start("say('hello'); sys.exit('boom')").ended()

@@ -198,6 +198,8 @@ class Outcome(_Document):
     message: str
     hint: str = ""
     step: int = 0
+    resumed_from: int | None = Field(default=None, ge=0)
+    """The step that this session began with, 0 without a checkpoint; None where it never came to training."""
     artifact: Artifact | None = None
     dataset: DatasetReport | None = None
     loss_before: float | None = None

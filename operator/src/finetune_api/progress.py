@@ -16,6 +16,8 @@ class Progress(BaseModel):
     """Optimizer steps done."""
     total_steps: int = Field(default=0, ge=0)
     """0 until the dataset has been read."""
+    resumed_from: int | None = Field(default=None, ge=0)
+    """The step that this session began with, 0 without a checkpoint; None until training begins."""
     epoch: float = 0.0
     loss: float | None = None
     """Training loss of the last logged step; never NaN (a non-finite loss ends the run)."""

@@ -49,8 +49,12 @@ class ProgressStatus(Object):
     """Optimizer steps in all."""
     loss: SignedDecimal | None = None
     """Training loss of the last logged step."""
+    resumed_from: Number | None = None
+    """The step that the trainer began with; 0 without a checkpoint."""
     eta: Short | None = None
     """Time left, for instance 4m10s."""
+    estimated_completion_time: Time | None = None
+    """When training ends by that estimate."""
     message: Annotated[str, Field(max_length=512)] = ""
     """What the trainer is doing, in a sentence."""
     updated_time: Time | None = None
@@ -158,6 +162,22 @@ class AttemptStatus(Object):
     """Where it ran."""
     micro_batch_size: Number | None = None
     """Sequences per process and forward pass of training; below the spec's once GPU memory ran out."""
+    resumed_from: Number | None = None
+    """The step that its first trainer began with; 0 without a checkpoint."""
+    steps_lost: Number = 0
+    """Steps done before that its trainers did again."""
+    queued_seconds: Number = 0
+    """Time it waited and held nothing: for quota, a node, a pod. Like all sums, up to countedUntil."""
+    running_seconds: Number = 0
+    """Time in which a trainer ran."""
+    gpu_seconds: Number = 0
+    """GPUs times the seconds that they were held, from a pod's start on its node to its end."""
+    account: Short | None = None
+    """What its time goes to since countedUntil: Queued, Starting, Running, Stopping, Suspended, Ended."""
+    counted_until: Time | None = None
+    """Up to then the sums are carried on; that is done when account changes."""
+    pods: Number = 0
+    """Pods that held a node then."""
 
 
 class Status(Object):
@@ -205,6 +225,16 @@ class Status(Object):
     """Attempts that count against spec.retries."""
     preemptions: Number = 0
     """Times the run was interrupted by the cluster."""
+    queued_seconds: Number = 0
+    """Of all attempts, those included that are not listed any more; as are all sums."""
+    preparing_seconds: Number = 0
+    """Time in which the prepare stage ran."""
+    training_seconds: Number = 0
+    """Time in which trainers ran in the train stage; deadlines.activeSeconds is its limit."""
+    gpu_seconds: Number = 0
+    """GPUs times the seconds that they were held."""
+    steps_lost: Number = 0
+    """Steps that were done again after an interruption or a failure."""
 
     def to_dict(self) -> dict[str, Any]:
         """The status as the API server stores it: camelCase, unset fields left out."""

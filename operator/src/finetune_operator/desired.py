@@ -79,8 +79,6 @@ def job_manifest(
     if subdomain:
         spec |= {"completionMode": "Indexed", "successPolicy": {"rules": [{"succeededIndexes": "0"}]}}
         spec["template"]["spec"]["subdomain"] = subdomain
-    if job.spec.deadlines.active_seconds is not None:
-        spec["activeDeadlineSeconds"] = job.spec.deadlines.active_seconds
     queue = job.spec.queue_labels
     if queue:  # born suspended: where Kueue is down, or not there, nothing runs past the quota
         spec["suspend"] = True

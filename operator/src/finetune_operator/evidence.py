@@ -60,22 +60,27 @@ def ending(job: Resource, told: Ending | None) -> Ending | None:
         seconds = job["spec"].get("activeDeadlineSeconds")
         return Ending(
             ClusterReason.DEADLINE_EXCEEDED,
-            f"the attempt ran longer than spec.deadlines.activeSeconds ({seconds})",
+            f"the attempt ran longer than its Job's activeDeadlineSeconds ({seconds})",
             FollowUp.FAIL,
-            "raise spec.deadlines.activeSeconds in a new FineTuneJob; checkpoints of this one stay in storage",
+            "raise it in a new FineTuneJob; checkpoints of this one stay in storage",
         )
     if not failed and not complete:
         return None
-    if told and not _belongs(told, job):
-        said = f"the trainer exited with {told.exit_code} and says {told.reason}, which is no end of its stage"
-        return _unknown(said, told.exit_code)
     if told:
-        return told
+        return of_stage(told, job)
     said = str((failed or {}).get("message", ""))
     code = _JOB_SAYS_EXIT_CODE.search(said)
     if code:
         return _of_exit_code(int(code[1]), f"its pod is gone; the Job says: {said}")
     return _unknown(f"the Job is over and its pod is gone; the Job says: {said or 'nothing'}")
+
+
+def of_stage(told: Ending, job: Resource) -> Ending:
+    """What its pods prove, where it is an end of the Job's stage."""
+    if _belongs(told, job):
+        return told
+    said = f"the trainer exited with {told.exit_code} and says {told.reason}, which is no end of its stage"
+    return _unknown(said, told.exit_code)
 
 
 def _belongs(how: Ending, job: Resource) -> bool:

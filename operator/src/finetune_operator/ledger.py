@@ -5,7 +5,7 @@ from datetime import datetime
 from finetune_api.names import ActiveReason, ClusterReason, Stage
 from finetune_api.outcome import FollowUp, Reason
 from finetune_api.status import MAX_ATTEMPTS_LISTED, AttemptStatus, Status
-from finetune_operator import report
+from finetune_operator import accounting, report
 from finetune_operator.evidence import Ending
 from finetune_operator.observe import STAGES, Attempt, Observed
 
@@ -64,8 +64,12 @@ def end(status: Status, entry: AttemptStatus, how: Ending, when: datetime) -> No
     entry.reason, entry.exit_code = str(how.reason), how.exit_code
     entry.message, entry.hint = report.clip(how.message, 4096), report.clip(how.hint, 1024) or None
     if how.outcome:
+        shown = status.progress.resumed_from if status.progress else None
+        accounting.take_session(status, entry, how.outcome.resumed_from, same=shown == how.outcome.resumed_from)
         entry.step = how.outcome.step
         report.show_outcome(status, how.outcome)
+    elif entry.resumed_from is not None and status.progress:
+        entry.step = status.progress.step
     if how.follow_up in (FollowUp.FAIL, FollowUp.RETRY):
         status.failures += 1
     if how.follow_up is FollowUp.RESUME:

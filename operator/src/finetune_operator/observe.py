@@ -3,15 +3,18 @@
 import json
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from finetune_api import names
 from finetune_api.names import Stage
 from finetune_api.outcome import ExitCode
-from finetune_operator import evidence, gang
+from finetune_operator import evidence, gang, spans
 from finetune_operator.evidence import Ending, Resource, Trouble
+from finetune_operator.spans import Span, parse_time
+
+__all__ = ["Attempt", "Observed", "State", "controller_uid", "observe", "parse_time"]
 
 STAGES = list(Stage)
 """In their order."""
@@ -73,6 +76,20 @@ class Attempt:
     """Pods of one node that ended without ending the attempt, as far as they are still there to be seen."""
     pending_since: datetime | None = None
     """Since when it waits for its container; None when it does not wait."""
+    spans: tuple[Span, ...] = ()
+    """The times of all its pods that can be seen."""
+    stopped: datetime | None = None
+    """By then its pods had ended, as far as the Job says so."""
+    running_since: datetime | None = None
+    """When the last of its containers started, while all run."""
+    told: Ending | None = None
+    """What its trainers prove of its end, once all have ended, whether or not the Job has."""
+    exited: datetime | None = None
+    """When the last trainer ended, once all have."""
+    silent_since: datetime | None = None
+    """Since when a pod that counts as running is on a node that is not heard of."""
+    silent_node: str = ""
+    """That node."""
     micro_batch_size: int | None = None
     """What its run file says; None in a stage that has no batches."""
 
@@ -94,11 +111,6 @@ class Observed:
     attempts: tuple[Attempt, ...] = ()
     stray_pods: int = 0
     """Pods still holding resources whose Job is gone."""
-
-
-def parse_time(text: str | None) -> datetime | None:
-    """An RFC 3339 time as Kubernetes writes it."""
-    return datetime.fromisoformat(text) if text else None
 
 
 def observe(uid: str, jobs: list[Resource], pods: list[Resource], refusals: dict[str, list[str]]) -> Observed:
@@ -160,8 +172,12 @@ def _number(job: Resource) -> int | None:
 def _attempt(job: Resource, pods: list[Resource], refusals: list[str]) -> Attempt:
     metadata, current, nodes = job["metadata"], gang.newest(pods), gang.size(job)
     first = current[0] if current and gang.index(current[0]) == 0 else None
-    how = evidence.ending(job, gang.told(job, current))
+    told = gang.told(job, current)
+    how = evidence.ending(job, told)
     missing = nodes - len(current)
+    times = [spans.of_pod(pod) for pod in pods]
+    current_times = [span for pod in current if (span := spans.of_pod(pod)) and not missing]
+    silent = [(since, pod) for pod in current if (since := spans.silent_since(pod))]
     state = State.ENDED if how else min((_state(pod) for pod in [*current, *[None] * missing]), key=_SLOWEST.index)
     waiting = [pod for pod in current if _state(pod) in _WAITING]
     waits = state in _WAITING
@@ -189,6 +205,13 @@ def _attempt(job: Resource, pods: list[Resource], refusals: list[str]) -> Attemp
         pod_ip=first["status"].get("podIP") if first and state is State.RUNNING else None,
         interruptions=_interruptions(job, pods, current if how else []),
         pending_since=_pending_since(job, waiting) if waits else None,
+        spans=tuple(span for span in times if span),
+        stopped=_stopped(job),
+        running_since=max((s.ran for s in current_times if s.ran), default=None) if state is State.RUNNING else None,
+        told=evidence.of_stage(told, job) if told else None,
+        exited=_exited(current_times, nodes),
+        silent_since=min((since for since, _ in silent), default=None),
+        silent_node=str(silent[0][1]["spec"].get("nodeName", "")) if silent else "",
         micro_batch_size=_micro_batch_size(job),
     )
 
@@ -228,6 +251,21 @@ def _state(pod: Resource | None) -> State:
     if "running" in container:
         return State.RUNNING
     return State.STARTING if pod.get("spec", {}).get("nodeName") else State.PENDING
+
+
+def _exited(times: list[Span], nodes: int) -> datetime | None:
+    """When the last trainer of all nodes ended."""
+    exits = [span.exited for span in times if span.exited]
+    return max(exits) if len(exits) == nodes else None
+
+
+def _stopped(job: Resource) -> datetime | None:
+    """A Job is over when its pods have ended; one that is suspended gives them their grace period."""
+    if ended := _ended(job):
+        return ended
+    suspended = parse_time((evidence.condition(job, "Suspended") or {}).get("lastTransitionTime"))
+    grace = job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", 30)
+    return suspended + timedelta(seconds=grace) if suspended else None
 
 
 def _ended(job: Resource) -> datetime | None:

@@ -4,7 +4,7 @@ The order is JobSet's: deleted, finished, broken, then the story from the newest
 after a crash, so nothing here relies on an earlier one having finished.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,9 +14,10 @@ from finetune_api.load import describe, parse_job
 from finetune_api.names import ActiveReason, ClusterReason, Condition, Stage
 from finetune_api.outcome import FollowUp
 from finetune_api.progress import Progress
-from finetune_api.status import AttemptStatus, Status
-from finetune_api.v1alpha1 import FineTuneJob
-from finetune_operator import desired, ledger, queueing, report
+from finetune_api.status import AttemptStatus, ProgressStatus, Status
+from finetune_api.v1alpha1 import FineTuneJob, Resources
+from finetune_operator import accounting, deadlines, desired, ledger, queueing, report
+from finetune_operator.deadlines import Heard
 from finetune_operator.evidence import Ending, Trouble
 from finetune_operator.observe import Attempt, Observed, State, parse_time
 from finetune_operator.report import Note, Verdict
@@ -57,7 +58,7 @@ class SetSuspend:
 
 @dataclass(frozen=True)
 class DeleteJob:
-    """Stop a Job of a queue; its pods end as when it is suspended, and hold its quota until then."""
+    """Stop a Job that shall not run again; its pods end as when it is suspended, and it stays until they have."""
 
     job_name: str
 
@@ -98,7 +99,7 @@ class _Scene:
     uid: str
     status: Status
     observed: Observed
-    progress: Progress | None
+    heard: Heard
     now: datetime
     settings: Settings
     refused: Trouble | None
@@ -107,7 +108,7 @@ class _Scene:
 def plan(
     resource: dict[str, Any],
     observed: Observed,
-    progress: Progress | None,
+    heard: Heard,
     now: datetime,
     settings: Settings,
     refused: Trouble | None = None,
@@ -117,7 +118,7 @@ def plan(
     Args:
         resource: The FineTuneJob as the API server gives it.
         observed: Its attempts.
-        progress: What the running trainer said last, if anything.
+        heard: What the running trainer said last, if anything.
         now: The time.
         settings: The operator's.
         refused: Why the Job that an earlier plan of this pass wanted could not be created.
@@ -129,6 +130,7 @@ def plan(
     status, generation = old.model_copy(deep=True), int(metadata["generation"])
     if report.finished(old):
         status.observed_generation = generation
+        accounting.keep(status, observed, _gpus(resource), now)
         return _after_the_end(resource, status, observed, now)
     try:
         job = parse_job(resource)
@@ -137,7 +139,7 @@ def plan(
     else:
         status.model_name = report.clip(job.spec.model.uri.rstrip("/").rsplit("/", 1)[-1], 256)
         uid, namespace = metadata["uid"], metadata["namespace"]
-        step = _story(_Scene(job, namespace, uid, status, observed, progress, now, settings, refused))
+        step = _story(_Scene(job, namespace, uid, status, observed, heard, now, settings, refused))
     report.pronounce(status, step.verdict, generation, now)
     withdrawn = tuple(DeleteJob(name) for name in queueing.leftovers(old, observed))
     return Plan((*withdrawn, *step.actions), status, report.notes(old, status), step.requeue_after)
@@ -159,6 +161,11 @@ def _after_the_end(resource: dict[str, Any], status: Status, observed: Observed,
     return Plan(stop, status, requeue_after=left)
 
 
+def _gpus(resource: dict[str, Any]) -> int:
+    """Of each pod, by a spec that the API server let through."""
+    return int(resource["spec"].get("resources", {}).get("gpus", Resources().gpus))
+
+
 def _invalid(error: ValidationError) -> Verdict:
     found = "; ".join(f"{field} {message}" for field, message in describe(error))
     return Verdict(ClusterReason.INVALID_SPEC, found, reconciling=False, stalled=True)
@@ -166,6 +173,7 @@ def _invalid(error: ValidationError) -> Verdict:
 
 def _story(scene: _Scene) -> _Step:
     follow_up = ledger.record(scene.status, scene.observed, scene.now)
+    accounting.keep(scene.status, scene.observed, scene.job.spec.resources.gpus, scene.now)
     newest = scene.status.attempts[-1] if scene.status.attempts else None
     if newest is None:
         return _start(scene, Stage.PREPARE, 1)
@@ -230,7 +238,7 @@ def _start(scene: _Scene, stage: Stage, number: int, micro_batch_size: int | Non
     if job.spec.suspend:
         return _Step(_suspended(f"spec.suspend is true; {stage.value} attempt {number} starts when it is false"))
     if observed.stray_pods or not all(attempt.over for attempt in observed.attempts):
-        message = f"{stage.value} attempt {number} waits for the pods of the last one to end"
+        message = f"{stage.value} attempt {number} waits for the pods of the last one to end{_why(scene.status)}"
         return _Step(Verdict(ActiveReason.RETRYING, message))
     if scene.refused:
         broken = scene.refused.reason == ClusterReason.INVALID_SPEC
@@ -253,14 +261,21 @@ def _start(scene: _Scene, stage: Stage, number: int, micro_batch_size: int | Non
     return _Step(verdict, (*names, CreateJob(manifest)), requeue_after=_NO_POD_YET_SECONDS)
 
 
+def _why(status: Status) -> str:
+    """Pods that do not end may need a person, who reads here what to do."""
+    last = status.attempts[-1] if status.attempts else None
+    told = ". ".join(filter(None, (last.message, last.hint))) if last and last.reason == ClusterReason.NODE_LOST else ""
+    return f"; {told}" if told else ""
+
+
 def _suspended(message: str) -> Verdict:
     return Verdict(ActiveReason.SUSPENDED, message, reconciling=False, suspended=True)
 
 
 def _ongoing(scene: _Scene, newest: AttemptStatus) -> _Step:
     facts = next((a for a in scene.observed.attempts if a.order == ledger.order(newest)), None)
-    if scene.progress and facts and facts.state is State.RUNNING:
-        report.show_progress(scene.status, scene.progress)
+    if scene.heard.progress and facts and facts.state is State.RUNNING:
+        _listen(scene.status, newest, scene.heard.progress, facts)
     else:
         report.rest_progress(scene.status)
     if facts is None:
@@ -275,7 +290,26 @@ def _ongoing(scene: _Scene, newest: AttemptStatus) -> _Step:
     if facts.suspended:
         verdict = Verdict(ActiveReason.PENDING, f"Job {facts.job_name} resumes")
         return _Step(verdict, (SetSuspend(facts.job_name, suspend=False),))
-    return _late(scene, newest, facts) or _Step(_now(scene, facts), requeue_after=_look_again(scene, facts))
+    return _on_time(scene, newest, facts)
+
+
+def _on_time(scene: _Scene, newest: AttemptStatus, facts: Attempt) -> _Step:
+    """It goes on, unless a deadline is over."""
+    clocks = deadlines.clocks(scene.job.spec, scene.status, newest, facts, scene.observed, scene.heard, scene.now)
+    if how := deadlines.expired(clocks):
+        return _late(scene, newest, how)
+    times = [deadlines.next_look(clocks)]
+    if facts.state is State.PENDING and facts.missing_pods:
+        times.append(_NO_POD_YET_SECONDS)  # then the Job controller may have said why it makes none
+    return _Step(_now(scene, facts), requeue_after=min((time for time in times if time is not None), default=None))
+
+
+def _listen(status: Status, newest: AttemptStatus, progress: Progress, facts: Attempt) -> None:
+    shown = status.progress or ProgressStatus()
+    told = parse_time(shown.updated_time)
+    same = told is not None and told >= (facts.running_since or facts.created) and progress.step >= shown.step
+    accounting.take_session(status, newest, progress.resumed_from, same)
+    report.show_progress(status, progress)
 
 
 def _suspend(facts: Attempt) -> _Step:
@@ -287,33 +321,10 @@ def _suspend(facts: Attempt) -> _Step:
     return _Step(_suspended(message), actions)
 
 
-def _late(scene: _Scene, newest: AttemptStatus, facts: Attempt) -> _Step | None:
-    """The attempt waits for longer than it may: final, for the next one would wait no better."""
-    limit, since = scene.job.spec.deadlines.pending_seconds, _pending_since(newest, facts)
-    if limit is None or since is None or (scene.now - since).total_seconds() < limit:
-        return None
-    cause = f"{facts.trouble.reason}: {facts.trouble.message}" if facts.trouble else "nothing says why"
-    message = f"no container ran within spec.deadlines.pendingSeconds ({limit}); {cause}"
-    how = Ending(ClusterReason.PENDING_DEADLINE_EXCEEDED, message, FollowUp.FAIL)
+def _late(scene: _Scene, newest: AttemptStatus, how: Ending) -> _Step:
+    """A deadline is over. It is written down first; the next pass stops the Job, so that a crash cannot revive it."""
     ledger.end(scene.status, newest, how, scene.now)
-    return _Step(_failure(newest, scene), requeue_after=0)  # the next pass frees what waits
-
-
-def _pending_since(newest: AttemptStatus, facts: Attempt) -> datetime | None:
-    """An attempt that has run and has no pod at this moment is between two pods, not late."""
-    between = newest.node_name is not None and not facts.live_pods
-    return None if between else facts.pending_since
-
-
-def _look_again(scene: _Scene, facts: Attempt) -> float | None:
-    """Seconds until the deadline, or until the Job controller may have said why it makes no pod."""
-    times = []
-    limit = scene.job.spec.deadlines.pending_seconds
-    if limit is not None and facts.pending_since:
-        times.append(max(0.0, limit - (scene.now - facts.pending_since).total_seconds()))
-    if facts.state is State.PENDING and facts.missing_pods:
-        times.append(_NO_POD_YET_SECONDS)
-    return min(times, default=None)
+    return replace(_follow_up(scene, newest, how.follow_up), requeue_after=0)
 
 
 def _now(scene: _Scene, facts: Attempt) -> Verdict:
@@ -329,7 +340,7 @@ def _now(scene: _Scene, facts: Attempt) -> Verdict:
 
 
 def _running(scene: _Scene, facts: Attempt) -> Verdict:
-    reason = scene.progress.phase if scene.progress else _last_reason(scene.status)
+    reason = scene.heard.progress.phase if scene.heard.progress else _last_reason(scene.status)
     known = next((phase for phase in _RUNNING if phase == reason), ActiveReason.STARTING)
     where = f"on node {facts.node}" if facts.nodes == 1 else f"in {facts.nodes} pods, the first on node {facts.node}"
     return Verdict(known, f"{facts.stage.value} attempt {facts.number} {_RUNNING[known]} {where}", reconciling=False)

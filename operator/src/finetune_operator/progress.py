@@ -28,6 +28,8 @@ class _Target:
     last: Progress | None = None
     unanswered: int = 0
     """In a row."""
+    answered: float | None = None
+    """When it was heard of last."""
 
 
 class Poller:
@@ -51,6 +53,12 @@ class Poller:
         target = self._targets.get(key)
         return target.last if target and (target.job_name, target.ip) == (job_name, ip) else None
 
+    def silence(self, key: Key, job_name: str, ip: str | None) -> float | None:
+        """Seconds since that very trainer was last heard of; None if it never was."""
+        target = self._targets.get(key)
+        same = target is not None and (target.job_name, target.ip) == (job_name, ip)
+        return time.monotonic() - target.answered if same and target and target.answered is not None else None
+
     async def run(self) -> None:
         """Poll for ever. Each question is a task of its own: who does not answer holds nobody else up."""
         timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
@@ -73,6 +81,7 @@ class Poller:
     async def _turn(self, session: aiohttp.ClientSession, key: Key, target: _Target, now: float) -> None:
         answered = await self._ask(session, target)
         target.unanswered = 0 if answered else target.unanswered + 1
+        target.answered = time.monotonic() if answered else target.answered
         target.due = now + self._pause(target)
         if answered and answered != target.last and self._targets.get(key) is target:
             target.last = answered

@@ -11,6 +11,7 @@ from finetune_api.names import Condition
 from finetune_api.status import Status
 from finetune_operator import metrics, queueing, report
 from finetune_operator.cluster import Cluster, Key
+from finetune_operator.deadlines import Heard
 from finetune_operator.errors import ApiError, RefusedError
 from finetune_operator.events import Recorder
 from finetune_operator.evidence import Trouble
@@ -54,7 +55,7 @@ class Reconciler:
         observed = observe(metadata["uid"], jobs, pods, {})
         if metadata.get("deletionTimestamp") or any(_wants_a_look(attempt) for attempt in observed.attempts):
             return 0.0
-        decided = plan(resource, observed, None, self._clock(), self._settings)
+        decided = plan(resource, observed, Heard(), self._clock(), self._settings)
         if decided.actions or decided.status is None or decided.requeue_after == 0:
             return 0.0
         if merge_patch(resource.get("status") or {}, decided.status.to_dict()):
@@ -100,7 +101,7 @@ class Reconciler:
         Its status is written by the pass that the Job's own news brings, and by all means by the one after the seconds
         that this returns. None: this is not so simple a case.
         """
-        decided = plan(fresh, Observed(), None, self._clock(), self._settings)
+        decided = plan(fresh, Observed(), Heard(), self._clock(), self._settings)
         if not any(isinstance(action, CreateJob) for action in decided.actions):
             return None
         try:
@@ -125,15 +126,15 @@ class Reconciler:
         newest = observed.attempts[-1] if observed.attempts else None
         job_name, ip = (newest.job_name, newest.pod_ip) if newest else ("", None)
         self._poller.follow(key, job_name, ip)
-        progress = self._poller.last(key, job_name, ip)
+        heard = Heard(self._poller.last(key, job_name, ip), self._poller.silence(key, job_name, ip))
         now = self._clock()
-        decided = plan(resource, observed, progress, now, self._settings)
+        decided = plan(resource, observed, heard, now, self._settings)
         try:
             for action in decided.actions:
                 await self._act(key, resource, action)
         except RefusedError as error:
             refused = Trouble(error.reason, error.message)
-            return plan(resource, observed, progress, now, self._settings, refused)
+            return plan(resource, observed, heard, now, self._settings, refused)
         return None if any(isinstance(action, DeleteSelf) for action in decided.actions) else decided
 
     async def _act(self, key: Key, resource: Resource, action: Action) -> None:
@@ -149,7 +150,7 @@ class Reconciler:
                 _logger.info("setting suspend of Job %s to %s", name, suspend, extra=about)
                 await self._cluster.set_suspend(namespace, name, suspend=suspend)
             case DeleteJob(name):
-                _logger.info("deleting Job %s, which shall not wait in its queue any more", name, extra=about)
+                _logger.info("deleting Job %s, whose attempt has ended", name, extra=about)
                 await self._cluster.delete_job(namespace, name)
             case DeleteSelf():
                 _logger.info("ttlSecondsAfterFinished is over, deleting the FineTuneJob", extra=about)

@@ -22,7 +22,8 @@ from finetune_api.status import (
 )
 
 Truth = Literal["True", "False", "Unknown"]
-_LARGEST = 2**53 - 1
+LARGEST = 2**53 - 1
+"""The largest number that a status holds."""
 
 
 @dataclass(frozen=True)
@@ -129,20 +130,25 @@ def show_progress(status: Status, progress: Progress) -> None:
     said = {
         "phase": progress.phase.value,
         "percentage": f"{progress.percent}%" if progress.total_steps else old.percentage,
-        "step": min(progress.step, _LARGEST),
-        "total_steps": min(progress.total_steps, _LARGEST),
         "loss": clip(f"{loss:.4f}", 24) if loss is not None else old.loss,
+        "resumed_from": progress.resumed_from if progress.resumed_from is None else min(progress.resumed_from, LARGEST),
         "eta": duration(progress.eta_seconds) if progress.eta_seconds is not None else None,
+        "estimated_completion_time": _told(progress.updated_at + (progress.eta_seconds or 0))
+        if progress.eta_seconds is not None and progress.updated_at > 0
+        else None,
         "message": clip(progress.message, 512),
         "updated_time": _told(progress.updated_at) or old.updated_time,
     }
+    if progress.total_steps:  # one that is still loading does not know yet where it goes on
+        said |= {"step": min(progress.step, LARGEST), "total_steps": min(progress.total_steps, LARGEST)}
     status.progress = old.model_copy(update=said)
 
 
 def rest_progress(status: Status) -> None:
     """Nothing runs now: what was reached stays, an estimate of the time left would be a lie."""
     if status.progress is not None:
-        status.progress = status.progress.model_copy(update={"eta": None, "message": "", "phase": ""})
+        nothing = {"eta": None, "estimated_completion_time": None, "message": "", "phase": ""}
+        status.progress = status.progress.model_copy(update=nothing)
 
 
 def show_outcome(status: Status, outcome: Outcome) -> None:

@@ -80,9 +80,15 @@ class Storage(Object):
 
 
 class Deadlines(Object):
-    """When to give up. Unset means never."""
+    """When to give up. All may change at any time; docs/status.md says what each clock counts."""
 
-    pending_seconds: Seconds | None = None
-    """From creation of an attempt to its container running."""
+    pending_seconds: Seconds = 86_400
+    """An attempt may wait so long for its containers to run: for a node, an image, a Secret, a quota on pods. Final.
+    Time in a queue of Kueue, and while suspend is true, does not count."""
+    start_seconds: Seconds = 14_400
+    """A container that trains may take so long to its first step, as far as its progress can be read. Retried."""
+    stall_seconds: Seconds = 900
+    """A trainer that has answered may be silent so long, and so may the node of a pod. Retried. A trainer that answers
+    but stands still ends by itself: training.hangTimeoutSeconds."""
     active_seconds: Seconds | None = None
-    """Of an attempt, from its start; becomes the Job's activeDeadlineSeconds."""
+    """Time that containers may train, over all attempts: status.trainingSeconds. Final. Unset: no limit."""

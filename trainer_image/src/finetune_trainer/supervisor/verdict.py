@@ -16,7 +16,7 @@ _LINES = 6
 
 
 def verdict(ending: Ending, work: WorkDir, oom_kills: int, limit: int | None) -> Outcome:
-    """Judge an ended worker.
+    """Judge an ended worker, and add the step that it began with.
 
     Args:
         ending: As seen from outside.
@@ -24,6 +24,12 @@ def verdict(ending: Ending, work: WorkDir, oom_kills: int, limit: int | None) ->
         oom_kills: Processes of this container that the kernel killed for memory during the run.
         limit: The container's memory limit in bytes.
     """
+    progress = latest(work)
+    began = progress.resumed_from if progress else None
+    return _judged(ending, work, oom_kills, limit).model_copy(update={"resumed_from": began})
+
+
+def _judged(ending: Ending, work: WorkDir, oom_kills: int, limit: int | None) -> Outcome:
     try:
         told = work.read_outcome() or heard(ending.stderr)
     except (ValidationError, UnicodeDecodeError) as error:

@@ -61,7 +61,7 @@ class Reporter:
     def start_training(self, step: int, total: int, history: list[dict[str, Any]]) -> None:
         """Begin this session at `step` of `total`; `history` holds what earlier sessions logged."""
         self._warm, self.progress.eta_seconds = None, None
-        self.progress.step, self.progress.total_steps = step, total
+        self.progress.step, self.progress.total_steps, self.progress.resumed_from = step, total, step
         if self._talks:
             self.metrics_file.write_text("".join(f"{json.dumps(entry)}\n" for entry in history))
         self.phase(ActiveReason.TRAINING, f"training from step {step} of {total}")

@@ -1,0 +1,130 @@
+"""A trainer or a node that is not heard of any more: what counts as silence, and what follows."""
+
+import pytest
+
+from tests.controller.test_deadlines import TRAINING, let_pods_go, live, verdict
+from tests.controller.test_evidence import running
+from tests.controller.world import World, stamp
+
+
+def test_a_trainer_that_answered_and_does_not_any_more() -> None:
+    """Its container counts as running, and may hold GPUs for ever: it is stopped and tried again, and counted."""
+    world = World({"deadlines": {"stallSeconds": 900}})
+    running(world)
+    world.say(**TRAINING, step=3)
+    assert world.reconcile() == 900
+    world.pass_time(899)
+    world.say(**TRAINING, step=4)
+    assert world.reconcile() == 900
+    world.pass_time(900)
+    world.reconcile()
+    (attempt,) = world.attempts
+    assert (attempt["reason"], attempt["step"], attempt["nodeName"]) == ("TrainerSilent", 4, "node-1")
+    assert "node node-1" in attempt["message"]
+    let_pods_go(world)
+    assert live(world) == []
+    world.settle()
+    assert verdict(world) == ("True", "Published")
+    assert world.status["failures"] == 1
+
+
+def test_a_new_operator_counts_silence_anew() -> None:
+    """What it has not heard itself is no silence; it ends nothing that it could not reach."""
+    world = World({"deadlines": {"stallSeconds": 900}})
+    running(world)
+    world.say(**TRAINING, step=3)
+    world.reconcile()
+    world.restart()
+    world.pass_time(100_000)
+    world.reconcile()
+    assert "reason" not in world.attempts[0]
+
+
+def silence_node(world: World) -> None:
+    """What the node controller writes for the pods of a node whose kubelet is not heard of."""
+    world.silent_nodes.add("node-1")
+    for pod in live(world):
+        ready = {"type": "Ready", "status": "False", "lastTransitionTime": stamp(world.now)}
+        pod["status"]["conditions"] = [ready, {"type": "ContainersReady", "status": "True"}]
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_silent_node(nodes: int) -> None:
+    """The attempt ends as NodeLost, and the next one waits until no trainer can be left there."""
+    world = World({"deadlines": {"stallSeconds": 900}, "resources": {"gpus": 0, "nodes": nodes}})
+    world.reconcile()
+    world.make_pods()
+    world.start_pods()
+    silence_node(world)
+    assert world.reconcile() == 900
+    world.restart()
+    world.pass_time(900)
+    world.reconcile()
+    (attempt,) = world.attempts
+    assert attempt["reason"] == "NodeLost"
+    assert "node node-1" in attempt["message"]
+    let_pods_go(world)
+    world.pass_time(10_000)
+    let_pods_go(world)
+    assert live(world), "nobody can end what does not listen"
+    assert len(world.created) == 1
+    assert verdict(world) == ("Unknown", "Retrying")
+    assert "delete the Node" in world.condition()["message"]
+    world.pods.clear()  # somebody did, and the pods' garbage collector has taken them
+    world.silent_nodes.clear()
+    world.sync_jobs()
+    world.settle()
+    assert verdict(world) == ("True", "Published")
+    assert (len(world.created), world.status["failures"]) == (2, 1)
+
+
+def test_a_trainer_that_answers_is_alive_whatever_is_said_of_its_node() -> None:
+    """A pod of which a sidecar is not ready, a kubelet that restarts: nothing is lost."""
+    world = World({"deadlines": {"stallSeconds": 900}})
+    running(world)
+    silence_node(world)
+    for step in range(30):
+        world.say(**TRAINING, step=step)
+        world.reconcile()
+        world.pass_time(100)
+    assert "reason" not in world.attempts[0]
+
+
+@pytest.mark.parametrize("more", [{"reason": "ContainersNotReady"}, {"reason": "ReadinessGatesNotReady"}])
+def test_not_ready_by_the_kubelets_own_word_is_no_silence(more: dict[str, str]) -> None:
+    """It speaks, and gives a reason."""
+    world = World({"deadlines": {"stallSeconds": 900}})
+    running(world)
+    silence_node(world)
+    world.pods[-1]["status"]["conditions"][0] |= more
+    world.reconcile()
+    world.pass_time(5000)
+    world.reconcile()
+    assert "reason" not in world.attempts[0]
+
+
+def test_a_node_that_comes_back_in_time_costs_nothing() -> None:
+    """Its kubelet says Ready again."""
+    world = World({"deadlines": {"stallSeconds": 900}})
+    pod = running(world)
+    silence_node(world)
+    world.pass_time(899)
+    world.reconcile()
+    pod["status"]["conditions"] = [{"type": "Ready", "status": "True", "lastTransitionTime": stamp(world.now)}]
+    world.pass_time(5000)
+    world.reconcile()
+    assert "reason" not in world.attempts[0]
+
+
+def test_a_node_that_is_gone_is_a_preemption() -> None:
+    """Its pods fail as disrupted, the Job replaces them: nothing is counted against the job."""
+    world = World()
+    pod = running(world)
+    pod["status"] |= {
+        "phase": "Failed",
+        "conditions": [{"type": "DisruptionTarget", "status": "True", "lastTransitionTime": stamp(world.now)}],
+    }
+    world.reconcile()
+    world.settle()
+    assert verdict(world) == ("True", "Published")
+    assert (world.status["preemptions"], world.status["failures"], len(world.created)) == (1, 0, 1)
