@@ -1,7 +1,9 @@
 """What can happen to a request on its way to the API server, and which requests it happens to."""
 
 import asyncio
+import itertools
 import json
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -120,3 +122,21 @@ def lost_create_and_stale_list() -> tuple[Fault, Fault]:
         return web.json_response({**body, "items": []})
 
     return lost, stale
+
+
+def kills(kill: Callable[[], None], *, after: bool) -> Fault:
+    """Whoever asks is killed, before the API server hears of it or when it has done it; nobody hears the answer."""
+
+    async def fault(_: web.Request, forward: Forward) -> web.StreamResponse:
+        if after:
+            await forward()
+        kill()
+        raise ResetError
+
+    return fault
+
+
+def nth(number: int, matches: Matches) -> Matches:
+    """Only the request of that number, from 1, of those that match."""
+    counter = itertools.count(1)
+    return lambda asked: matches(asked) and next(counter) == number

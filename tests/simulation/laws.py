@@ -47,9 +47,9 @@ def all_ended(plane: ControlPlane, where: str, *, timeout: float = 90) -> dict[s
 
 
 def likeness(resource: dict[str, Any]) -> Any:
-    """A FineTuneJob's status without what differs from run to run: times, and what follows from a uid."""
-    suffixes = {attempt["jobName"].rsplit("-", 1)[-1] for attempt in resource["status"].get("attempts", [])}
-    pattern = re.compile("|".join(map(re.escape, sorted(suffixes))) or "$^")
+    """A FineTuneJob's status without what differs from run to run: times, and the Jobs' names."""
+    jobs = [re.escape(attempt["jobName"]) for attempt in resource["status"]["attempts"]]
+    pattern = re.compile("|".join(jobs))
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):

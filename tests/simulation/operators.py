@@ -22,7 +22,7 @@ class Operator:
     def __init__(self, plane: ControlPlane, log: Path, kubeconfig: Path | None = None, **settings: str) -> None:
         (self.port,) = free_ports(1)
         self.log = log
-        self._environment = {
+        self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("FINETUNE_")},
             "KUBECONFIG": str(kubeconfig or plane.paths.kubeconfig),
             "FINETUNE_TRAINER_IMAGE": "simulated/trainer:1",
@@ -36,7 +36,7 @@ class Operator:
         """Start it; whatever ends the tests ends it too."""
         command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "finetune_operator"]
         with self.log.open("ab") as out:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=out, env=self._environment)
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=out, env=self.environment)
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""

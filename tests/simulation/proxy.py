@@ -107,9 +107,8 @@ class FaultyApi:
         self.passed: Counter[str] = Counter()
         """Requests seen, by verb and resource."""
         self.port = 0
-        self._loop = asyncio.new_event_loop()
         self._started, self._stop = threading.Event(), asyncio.Event()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
 
     # -- in the test's thread -------------------------------------------------------------------------------------
 
@@ -123,7 +122,6 @@ class FaultyApi:
     ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(20)
-        self._loop.close()
 
     def kubeconfig(self, path: Path) -> Path:
         """Write a kubeconfig that leads here."""
@@ -166,6 +164,7 @@ class FaultyApi:
     # -- in the proxy's thread ------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
         pki = self._plane.paths.pki
         tls = ssl.create_default_context(cafile=str(pki / "ca.crt"))
         tls.load_cert_chain(pki / "admin.crt", pki / "admin.key")

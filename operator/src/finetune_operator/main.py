@@ -63,14 +63,20 @@ def registry(queue: WorkQueue[Key], cluster: ApiCluster, heard: listening.Heard)
     @kopf.on.event("batch", "v1", "jobs", registry=result)
     async def on_batch_job(namespace: str | None, labels: kopf.Labels, type: str | None, **_: Any) -> None:  # noqa: A002
         _heard("jobs")
-        queue.add((namespace or "", labels.get(names.LABEL_JOB_NAME, "")), hurry=type is not None)
+        _add_owner(queue, namespace, labels, hurry=type is not None)
 
     @kopf.on.event("", "v1", "pods", registry=result)
     async def on_pod(namespace: str | None, labels: kopf.Labels, type: str | None, **_: Any) -> None:  # noqa: A002
         _heard("pods")
-        queue.add((namespace or "", labels.get(names.LABEL_JOB_NAME, "")), hurry=type is not None)
+        _add_owner(queue, namespace, labels, hurry=type is not None)
 
     return result
+
+
+def _add_owner(queue: WorkQueue[Key], namespace: str | None, labels: kopf.Labels, *, hurry: bool) -> None:
+    """Anybody may make a Job or Pod with our label; without the other one it belongs to no FineTuneJob."""
+    if name := labels.get(names.LABEL_JOB_NAME):
+        queue.add((namespace or "", name), hurry=hurry)
 
 
 def _heard(resource: str) -> None:
