@@ -40,8 +40,20 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "gang": {"resources": {"gpus": 1, "nodes": 2}},
     "brief": {TTL: 0},  # the operator deletes it when it has ended
+    "late": {  # its pod finds no node: the operator gives up and suspends its Job
+        "deadlines": {"pendingSeconds": 5},
+        "resources": {"gpus": 1, "nodeSelector": {"there-is": "none"}},
+    },
 }
-WRITES = ("POST jobs", "POST services", "PATCH finetunejobs/status", "POST events", "PUT leases", "DELETE finetunejobs")
+WRITES = (
+    "POST jobs",
+    "POST services",
+    "PATCH finetunejobs/status",
+    "POST events",
+    "PUT leases",
+    "PATCH jobs",
+    "DELETE finetunejobs",
+)
 POINTS = [(write, after, number) for write in WRITES for after in (False, True) for number in (1, 2, 3)]
 """A kind of write, whether the API server has done it, and the how many-th of a process's life it is."""
 _BATCH = 50
@@ -108,7 +120,8 @@ def check(plane: ControlPlane, where: str, names: list[str], undisturbed: dict[s
     """Jobs per attempt = 1, nothing lost, no verdict taken back, statuses as if nothing had happened."""
     left = jobs_of(plane, where)
     assert created(plane, where) == once_each(names)
-    assert verdicts(plane, where) == {name: ["Unknown", "True"] for name in names}
+    ends = {name: "False" if name.startswith("late") else "True" for name in names}
+    assert verdicts(plane, where) == {name: ["Unknown", end] for name, end in ends.items()}
     assert set(left) == {name for name in names if not name.startswith("brief")}
     for name, resource in left.items():
         assert likeness(resource) == undisturbed[name.split("-")[0]], name
