@@ -69,7 +69,9 @@ def created(plane: ControlPlane, where: str) -> Counter[tuple[str, str, str]]:
         if (entry["verb"], asked.get("resource"), asked.get("namespace")) != ("create", "jobs", where):
             continue
         if entry["responseStatus"]["code"] == 201:
-            labels = entry["requestObject"]["metadata"]["labels"]
+            labels = entry["requestObject"]["metadata"].get("labels", {})
+            if names.LABEL_JOB_NAME not in labels:
+                continue  # somebody else's
             found[labels[names.LABEL_JOB_NAME], labels[names.LABEL_STAGE], labels[names.LABEL_ATTEMPT]] += 1
     return found
 

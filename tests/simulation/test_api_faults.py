@@ -87,6 +87,7 @@ def scene(
             wait_for("it to lead", lambda: "finetune_leader 1.0" in operator.answer("/metrics")[1])
             wait_for("the watches", lambda: proxy.watching() == 3)
             yield Scene(plane, proxy, kubelet, where, undisturbed)
+            print(f"ENDS {where} {kubelet.ends}")
             assert 0 not in kubelet.ends  # nobody told it to end
             assert kubelet.unhealthy == []
 

@@ -13,6 +13,7 @@ from tests.simulation.laws import apply_jobs, created, ended, jobs_of, namespace
 from tests.simulation.operators import Operator
 
 pytestmark = [pytest.mark.simulation, pytest.mark.timeout(900)]
+NAME = "a-poisoned"  # so it is the first in the list that the operator starts with
 STALLED_SECONDS = 30
 PASSES = 12
 """More than the queue's growing pauses (0.5 s, 1 s, 2 s, ...) leave room for in ten minutes."""
@@ -47,7 +48,7 @@ def test_the_others_do_not_notice(plane: ControlPlane, tmp_path: Path, count: in
     """It is stalled with a reason in time, asks for a few passes and no more, and all others end as ever."""
     where = f"poisoned-{count}"
     namespace(plane, where)
-    poisoned = poison(plane, where, "poisoned")
+    poisoned = poison(plane, where, NAME)
     stray = nobodys_job()
     stray["metadata"]["namespace"] = where
     plane.apply(stray)
@@ -59,7 +60,7 @@ def test_the_others_do_not_notice(plane: ControlPlane, tmp_path: Path, count: in
         operator.wait_until_ready()
 
         def stalled() -> bool:
-            return condition(get(plane, names.PLURAL, "poisoned", where), "Stalled").get("status") == "True"
+            return condition(get(plane, names.PLURAL, NAME, where), "Stalled").get("status") == "True"
 
         wait_for("it to be stalled", stalled, timeout=STALLED_SECONDS)
         wait_for(
@@ -70,11 +71,11 @@ def test_the_others_do_not_notice(plane: ControlPlane, tmp_path: Path, count: in
         assert operator.process is not None
         assert operator.process.poll() is None
         assert operator.answer("/healthz")[0] == 200
-    told = condition(get(plane, names.PLURAL, "poisoned", where), "Stalled")
+    told = condition(get(plane, names.PLURAL, NAME, where), "Stalled")
     assert told["reason"] == "InternalError"
     assert "distil" in told["message"]
     assert created(plane, where) == once_each(others)
     asked = [entry for entry in plane.audit()[since:] if names.MANAGED_BY in entry.get("userAgent", "")]
-    about = [e for e in asked if "/poisoned" in e["requestURI"] or poisoned["metadata"]["uid"] in e["requestURI"]]
+    about = [e for e in asked if f"/{NAME}" in e["requestURI"] or poisoned["metadata"]["uid"] in e["requestURI"]]
     assert 0 < len(about) <= PASSES * REQUESTS_OF_A_PASS
     assert "KeyError" not in operator.log.read_text()
