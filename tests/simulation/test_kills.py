@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,7 +143,6 @@ def rounds(plane: ControlPlane, seed: int, folder: Path, undisturbed: dict[str, 
         operators.kill()
         operators.wait()
     check(plane, where, work.names, undisturbed)
-    assert Counter(points).total() == _BATCH
 
 
 def test_killed_at_every_kind_of_write(plane: ControlPlane, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
