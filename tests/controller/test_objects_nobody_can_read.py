@@ -26,25 +26,27 @@ def poisoned(**entry: Any) -> World:
 
 @pytest.mark.parametrize("entry", FOREIGN.values(), ids=FOREIGN.keys())
 def test_it_ends_stalled_with_a_reason(entry: dict[str, Any]) -> None:
-    """The first pass fails, for the queue to try again, and says so on the object; further ones write nothing."""
+    """A pass that fails may have read garbage; the second one says so on the object, and further ones write nothing."""
     world = poisoned(**entry)
     before = world.status["attempts"]
-    for _ in range(3):
+    for expected in ([], ["status"], ["status"]):
         with pytest.raises(ValueError):  # noqa: PT011 - whatever it is
             world.reconcile()
+        assert world.writes == expected
     stalled, verdict = world.condition("Stalled"), world.condition()
     assert (stalled["status"], stalled["reason"]) == ("True", "InternalError")
     assert "ValueError" in stalled["message"]
     assert (verdict["status"], world.condition("Reconciling")["status"]) == ("Unknown", "False")
     assert world.status["attempts"] == before  # what cannot be read is not thrown away either
-    assert world.writes == ["status"]
 
 
 def test_it_heals_once_it_can_be_read() -> None:
     """After a person's or a newer operator's doing the next pass goes on as ever."""
     world = poisoned(stage="distil")
-    with pytest.raises(ValueError, match="distil"):
-        world.reconcile()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="distil"):
+            world.reconcile()
+    assert world.condition("Stalled")["status"] == "True"
     world.status["attempts"].pop()
     world.settle()
     assert world.condition()["reason"] == "Published"
@@ -62,8 +64,9 @@ def test_a_refused_status_is_told_in_a_smaller_one() -> None:
         await write(key, patch)
 
     world.patch_status = strict  # type: ignore[method-assign]
-    with pytest.raises(ApiError):
-        world.reconcile()
+    for _ in range(2):
+        with pytest.raises(ApiError):
+            world.reconcile()
     assert world.condition("Stalled")["status"] == "True"
     assert "too long" in world.condition()["message"]
 
@@ -92,8 +95,9 @@ def test_an_ended_job_is_never_stalled() -> None:
     world.edit(ttlSecondsAfterFinished=5)
     world.status["completionTime"] = "2026-11-23t12:00:00z"
     writes = len(world.writes)
-    with pytest.raises(ValueError, match="isoformat"):
-        world.reconcile()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="isoformat"):
+            world.reconcile()
     assert (world.condition()["status"], world.condition("Stalled")["status"]) == ("True", "False")
     assert len(world.writes) == writes
 

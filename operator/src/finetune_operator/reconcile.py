@@ -40,6 +40,8 @@ class Reconciler:
         self._recorder = Recorder(cluster, settings.pod_name)
         self._states = metrics.States()
         self._written: dict[Key, float] = {}
+        self._failing: set[Key] = set()
+        """Objects whose last pass broke off over what was read or written."""
 
     async def __call__(self, key: Key) -> float | None:
         """Do a pass; returns when to do the next one if nothing happens before."""
@@ -54,7 +56,7 @@ class Reconciler:
                     raise
                 metrics.RECONCILES.labels("conflict").inc()
                 return 0.2  # somebody changed the object since it was read: read it again
-            except TimeoutError:
+            except OSError:  # timeouts among them: the world's, not the object's
                 metrics.RECONCILES.labels("error").inc()
                 raise
             except Exception as error:
@@ -62,6 +64,7 @@ class Reconciler:
                 await self._stall(key, error)
                 raise
             metrics.RECONCILES.labels("ok").inc()
+            self._failing.discard(key)
             return again
 
     async def _pass(self, key: Key) -> float | None:
@@ -139,7 +142,10 @@ class Reconciler:
         return None
 
     async def _stall(self, key: Key, error: Exception) -> None:
-        """Say on the object that no pass over it ends. The queue tries again, after pauses that grow."""
+        """Say on the object that no pass over it ends, from the second one on. The queue tries again, less and less."""
+        if key not in self._failing:
+            self._failing.add(key)  # once may be a garbled answer
+            return
         said = f"the operator cannot work on it: {type(error).__name__}: {error}; its log has more"
         verdict = Verdict(Reason.INTERNAL_ERROR, said, reconciling=False, stalled=True)
         try:
@@ -173,6 +179,7 @@ class Reconciler:
         self._states.put(key, None)
         self._recorder.forget(key)
         self._written.pop(key, None)
+        self._failing.discard(key)
 
 
 async def wait_for_api(cluster: Cluster, settings: Settings) -> None:
