@@ -95,3 +95,11 @@ def verdicts(plane: ControlPlane, where: str) -> dict[str, list[str]]:
             if condition["type"] == "Succeeded" and said[-1:] != [condition["status"]]:
                 said.append(condition["status"])
     return found
+
+
+def refused_statuses(plane: ControlPlane, where: str) -> int:
+    """How many status writes the API server refused because the object had changed since it was read."""
+    asked = (entry for entry in plane.audit() if entry.get("objectRef", {}).get("namespace") == where)
+    return sum(
+        entry["objectRef"].get("subresource") == "status" and entry["responseStatus"]["code"] == 409 for entry in asked
+    )

@@ -24,6 +24,7 @@ from tests.simulation.laws import (
     likeness,
     namespace,
     once_each,
+    refused_statuses,
     verdicts,
 )
 from tests.simulation.operators import Kubelet, Operator
@@ -145,6 +146,16 @@ def test_silent_watches(scene: Scene) -> None:
     scene.apply()
     scene.check(timeout=150)
     assert scene.kubelet.ends == []
+
+
+def test_a_status_that_arrives_when_the_job_has_ended(scene: Scene) -> None:
+    """What was true once is refused, for it names the version of the object that was read."""
+    with scene.proxy.fault(of("PATCH", "finetunejobs/status"), faults.delayed(15), times=3) as hits:
+        scene.apply()
+        wait_for("the verdicts", scene.all_ended)
+        assert hits.total() == 3
+    wait_for("the late ones to be refused", lambda: refused_statuses(scene.plane, scene.where) >= 3)
+    scene.check()
 
 
 @pytest.mark.soak
