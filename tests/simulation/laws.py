@@ -97,6 +97,16 @@ def verdicts(plane: ControlPlane, where: str) -> dict[str, list[str]]:
     return found
 
 
+def assert_verdicts_fell_once(plane: ControlPlane, where: str, ends: dict[str, str]) -> None:
+    """Each job's verdict is that one, and was never taken back.
+
+    Who is cut off before each status of a short job writes the verdict first.
+    """
+    said = verdicts(plane, where)
+    for name, end in ends.items():
+        assert said[name] in ([end], ["Unknown", end]), name
+
+
 def refused_statuses(plane: ControlPlane, where: str) -> int:
     """How many status writes the API server refused because the object had changed since it was read."""
     asked = (entry for entry in plane.audit() if entry.get("objectRef", {}).get("namespace") == where)

@@ -18,6 +18,7 @@ from tests.simulation.jobs import wait_for
 from tests.simulation.laws import (
     all_ended,
     apply_jobs,
+    assert_verdicts_fell_once,
     created,
     ended,
     jobs_of,
@@ -25,7 +26,6 @@ from tests.simulation.laws import (
     namespace,
     once_each,
     refused_statuses,
-    verdicts,
 )
 from tests.simulation.operators import Kubelet, Operator
 from tests.simulation.proxy import Fault, FaultyApi, Matches
@@ -73,7 +73,7 @@ class Scene:
         found = all_ended(self.plane, self.where, timeout=timeout)
         assert created(self.plane, self.where) == once_each(JOBS)
         assert {name: likeness(resource) for name, resource in found.items()} == self.undisturbed
-        assert verdicts(self.plane, self.where) == {name: ["Unknown", "True"] for name in JOBS}
+        assert_verdicts_fell_once(self.plane, self.where, dict.fromkeys(JOBS, "True"))
         assert len(self.kubelet.unhealthy) == unhealthy
 
 

@@ -22,13 +22,13 @@ from tests.simulation.forked_operator import Nursery, nursery
 from tests.simulation.laws import (
     all_ended,
     apply_jobs,
+    assert_verdicts_fell_once,
     created,
     ended,
     jobs_of,
     likeness,
     namespace,
     once_each,
-    verdicts,
 )
 from tests.simulation.operators import Operator
 from tests.simulation.proxy import FaultyApi
@@ -120,7 +120,7 @@ def check(plane: ControlPlane, where: str, names: list[str], undisturbed: dict[s
     left = jobs_of(plane, where)
     assert created(plane, where) == once_each(names)
     ends = {name: "False" if name.startswith("late") else "True" for name in names}
-    assert verdicts(plane, where) == {name: ["Unknown", end] for name, end in ends.items()}
+    assert_verdicts_fell_once(plane, where, ends)
     assert set(left) == {name for name in names if not name.startswith("brief")}
     for name, resource in left.items():
         assert likeness(resource) == undisturbed[name.split("-")[0]], name
