@@ -45,8 +45,8 @@ long: setup ## The other tests that need no cluster: real runs, every method, st
 	$(BIN)/pytest -m 'long and not soak' -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: soak
-soak: setup ## The long sweeps: signals at a hundred random moments of a run, and more (an hour; SOAK_MOMENTS sets how many)
-	$(BIN)/python -m localcluster binaries --only kubernetes --only etcd --only simulation --only tools
+soak: setup ## The long sweeps: a thousand kills of the operator, signals at a hundred random moments of a run (two hours; SOAK_MOMENTS sets how many)
+	$(BIN)/python -m localcluster binaries --only tools --only kubernetes --only etcd --only simulation
 	$(BIN)/pytest -m soak -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: simulation

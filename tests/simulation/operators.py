@@ -1,9 +1,11 @@
-"""The operator as a process of its own, as the chart starts it."""
+"""The operator as a process of its own, as the chart starts it, and what a kubelet does for it."""
 
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -87,3 +89,48 @@ class Operator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+
+
+class Kubelet:
+    """Starts the operator again whenever it ends, and kills it when /healthz fails three times in a row.
+
+    Attributes:
+        ends: The exit statuses so far.
+        unhealthy: What /healthz said before each kill.
+    """
+
+    def __init__(self, operator: Operator, *, period_seconds: float = 10.0) -> None:
+        self.operator, self._period = operator, period_seconds
+        self.ends: list[int] = []
+        self.unhealthy: list[str] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self.operator.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(20)
+        self.operator.__exit__(kind, error, trace)
+
+    def _watch(self) -> None:
+        failed, due = 0, time.monotonic() + self._period
+        while not self._stop.wait(0.1):
+            assert self.operator.process is not None
+            code = self.operator.process.poll()
+            if code is not None:
+                self.ends.append(code)
+                self.operator.start()
+                failed, due = 0, time.monotonic() + self._period
+            elif time.monotonic() > due:
+                due = time.monotonic() + self._period
+                answer, text = self.operator.answer("/healthz")
+                failed = 0 if answer == 200 else failed + 1
+                if failed == 3:
+                    self.unhealthy.append(text)
+                    self.operator.signal(signal.SIGKILL)

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import os
 import random
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +26,7 @@ from finetune_operator.workqueue import Lane, WorkQueue
 _logger = logging.getLogger(__name__)
 _SELECTOR = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 _STOP_SECONDS = 8.0
+_LAST_SECONDS = 2.0
 
 
 def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
@@ -61,8 +64,11 @@ class Ears:
     listed: Callable[[], None]
 
     def tell(self, type: str | None, namespace: str | None, name: str, lane: Lane = Lane.NEWS) -> None:  # noqa: A002 - kopf's
-        """Something happened to that FineTuneJob, or to what belongs to it."""
-        if type is not None and self.leads():  # None: it was listed, and the survey looks at all that is
+        """Something happened to that FineTuneJob, or to what belongs to it.
+
+        Anybody may make a Job or Pod with our label; one that names no FineTuneJob is nobody's.
+        """
+        if name and type is not None and self.leads():  # None: it was listed, and the survey looks at all that is
             self.queue.add((namespace or "", name), lane)
 
 
@@ -159,7 +165,8 @@ async def _watch(
 ) -> None:
     await wait_for_api(cluster, settings)
     where: dict[str, Any] = {"namespaces": settings.namespaces} if settings.namespaces else {"clusterwide": True}
-    await kopf.operator(
+    before = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
         registry=handlers,
         settings=kopf_settings(settings),
         standalone=True,
@@ -167,6 +174,12 @@ async def _watch(
         ready_flag=ready,
         **where,
     )
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    if not stop.is_set():
+        for task in done:
+            task.result()
+        return  # without waiting for the others: kopf would, however long that takes, and nobody watched meanwhile
+    await kopf.run_tasks(tasks, ignored=before)
 
 
 async def _when_ready(ready: asyncio.Event, elector: Elector, stop: asyncio.Event, state: health.Health) -> None:
@@ -236,6 +249,18 @@ def serve(settings: Settings) -> int:
     logs.set_up(settings.log_format, settings.log_level)
     metrics.set_up()
     try:
-        return asyncio.run(run(settings))
+        return asyncio.run(_run(settings))
     except KeyboardInterrupt:
         return 130
+
+
+async def _run(settings: Settings) -> int:
+    """Once everything is in order, the process ends within a few seconds, whatever a task says to being cancelled."""
+    status = 1
+    try:
+        status = await run(settings)
+        return status
+    finally:
+        last = threading.Timer(_LAST_SECONDS, os._exit, (status,))
+        last.daemon = True
+        last.start()

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from finetune_api.names import Condition
+from finetune_api.outcome import Reason
 from finetune_api.status import Status
 from finetune_operator import metrics, queueing, report
 from finetune_operator.cluster import Cluster, Key
@@ -18,6 +19,7 @@ from finetune_operator.evidence import Trouble
 from finetune_operator.observe import Attempt, Observed, State, observe
 from finetune_operator.plan import Action, CreateJob, CreateService, DeleteJob, DeleteSelf, Plan, SetSuspend, plan
 from finetune_operator.progress import Poller
+from finetune_operator.report import Verdict
 from finetune_operator.settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ class Reconciler:
         self._recorder = Recorder(cluster, settings.pod_name)
         self._states = metrics.States()
         self._written: dict[Key, float] = {}
+        self._failing: set[Key] = set()
+        """Objects whose last pass broke off over what was read or written."""
         self._fresh: dict[Key, Resource] = {}
 
     def met(self, resource: Resource) -> None:
@@ -71,13 +75,20 @@ class Reconciler:
             except ApiError as error:
                 if error.status != 409:
                     metrics.RECONCILES.labels("error").inc()
+                    if error.status == 422:  # what this pass wants to write is refused, and will be the next time
+                        await self._stall(key, error)
                     raise
                 metrics.RECONCILES.labels("conflict").inc()
                 return 0.2  # somebody changed the object since it was read: read it again
-            except Exception:
+            except OSError:  # timeouts among them: the world's, not the object's
                 metrics.RECONCILES.labels("error").inc()
                 raise
+            except Exception as error:
+                metrics.RECONCILES.labels("error").inc()
+                await self._stall(key, error)
+                raise
             metrics.RECONCILES.labels("ok").inc()
+            self._failing.discard(key)
             return again
 
     async def _pass(self, key: Key) -> float | None:
@@ -175,6 +186,24 @@ class Reconciler:
         await self._recorder.record(key, resource, decided.notes, self._clock())
         return None
 
+    async def _stall(self, key: Key, error: Exception) -> None:
+        """Say on the object that no pass over it ends, from the second one on. The queue tries again, less and less."""
+        if key not in self._failing:
+            self._failing.add(key)  # once may be a garbled answer
+            return
+        said = f"the operator cannot work on it: {type(error).__name__}: {error}; its log has more"
+        verdict = Verdict(Reason.INTERNAL_ERROR, said, reconciling=False, stalled=True)
+        try:
+            resource = await self._cluster.job(key)
+            if resource is None or resource["metadata"].get("deletionTimestamp"):
+                return
+            patch = _stalled(resource, verdict, self._clock())
+            if patch:
+                body = {"metadata": {"resourceVersion": resource["metadata"]["resourceVersion"]}, "status": patch}
+                await self._cluster.patch_status(key, body)
+        except (ApiError, TimeoutError, LookupError, TypeError, ValueError) as second:
+            _logger.warning("cannot even be marked as stalled: %s", second, extra={"about": key})
+
     def _tell(self, about: tuple[str, ...], old: Status, new: Status, decided: Plan) -> None:
         for note in decided.notes:
             level = logging.INFO if note.type == "Normal" else logging.WARNING
@@ -205,6 +234,7 @@ class Reconciler:
         self._recorder.forget(key)
         self._fresh.pop(key, None)
         self._written.pop(key, None)
+        self._failing.discard(key)
 
 
 async def wait_for_api(cluster: Cluster, settings: Settings) -> None:
@@ -217,6 +247,27 @@ async def wait_for_api(cluster: Cluster, settings: Settings) -> None:
             await asyncio.sleep(_API_SECONDS)
         else:
             return
+
+
+def _stalled(resource: Resource, verdict: Verdict, now: datetime) -> Resource:
+    """The patch that writes such a verdict, and leaves alone all else, which may be what no pass can read.
+
+    A job that has ended keeps its verdict, and what a finished pass said once of the others stays said.
+    """
+    old = resource.get("status") or {}
+    status = report.read_status({"conditions": old.get("conditions") or []})
+    if report.finished(status):
+        return {}
+    stays = {found["type"]: found for found in old.get("conditions") or []}
+    report.pronounce(status, verdict, int(resource["metadata"]["generation"]), now)
+    said = status.to_dict()
+    said["conditions"] = [
+        found
+        if found["type"] in (Condition.SUCCEEDED, Condition.RECONCILING, Condition.STALLED)
+        else stays.get(found["type"], found)
+        for found in said["conditions"]
+    ]
+    return merge_patch(old, {**old, **{key: said[key] for key in ("conditions", "observedGeneration")}})
 
 
 def merge_patch(old: Resource, new: Resource) -> Resource:

@@ -1,5 +1,6 @@
 """Pure: the pieces of a status. Reading the old one, conditions, progress, and the Events that follow from a change."""
 
+import copy
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from finetune_api.status import (
 Truth = Literal["True", "False", "Unknown"]
 LARGEST = 2**53 - 1
 """The largest number that a status holds."""
+_UNREADABLE = 500  # places in one status; more than that is none of ours
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,30 @@ class Note:
 
 
 def read_status(raw: dict[str, Any] | None) -> Status:
-    """The status as stored; one that is not ours to read counts as none, for all of it can be found out again."""
+    """The status as stored, without what this version cannot read: a newer one may have written it.
+
+    What it says of the verdict must not be lost with that, or the job would be done once more.
+    """
+    known = copy.deepcopy(raw or {})
+    for _ in range(_UNREADABLE):
+        try:
+            return Status.model_validate(known)
+        except ValidationError as error:
+            found = error.errors()[-1]
+            if not _drop(known, found["loc"][:-1] if found["type"] == "missing" else found["loc"]):
+                break
+    return Status()
+
+
+def _drop(value: Any, place: tuple[int | str, ...]) -> bool:
+    """Remove what lies there; whether there was anything."""
     try:
-        return Status.model_validate(raw or {})
-    except ValidationError:
-        return Status()
+        for step in place[:-1]:
+            value = value[step]
+        del value[place[-1]]
+    except (LookupError, TypeError):
+        return False
+    return True
 
 
 def clip(text: str, limit: int) -> str:

@@ -1,0 +1,115 @@
+"""What must be true after any fault, read from the API server's own objects and its audit log."""
+
+import re
+from collections import Counter
+from typing import Any
+
+from finetune_api import names
+from localcluster.simulation import ControlPlane
+from tests.simulation.jobs import get, job, wait_for
+
+_TIMES = ("startTime", "completionTime", "lastTransitionTime", "updatedTime")
+
+
+def namespace(plane: ControlPlane, name: str) -> None:
+    """Make a namespace."""
+    plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+
+
+def apply_jobs(plane: ControlPlane, where: str, jobs: list[str], **spec: Any) -> None:
+    """Create FineTuneJobs of these names."""
+    made = [job(name, **spec) for name in jobs]
+    for each in made:
+        each["metadata"]["namespace"] = where
+    plane.apply(*made)
+
+
+def jobs_of(plane: ControlPlane, where: str) -> dict[str, dict[str, Any]]:
+    """The FineTuneJobs of a namespace by name."""
+    return {item["metadata"]["name"]: item for item in get(plane, names.PLURAL, namespace=where)["items"]}
+
+
+def ended(resource: dict[str, Any]) -> bool:
+    """Whether the verdict fell."""
+    conditions = resource.get("status", {}).get("conditions", [])
+    return any(found["type"] == "Succeeded" and found["status"] != "Unknown" for found in conditions)
+
+
+def all_ended(plane: ControlPlane, where: str, *, timeout: float = 90) -> dict[str, dict[str, Any]]:
+    """Wait for every verdict of a namespace; returns the FineTuneJobs."""
+
+    def look() -> dict[str, dict[str, Any]] | None:
+        found = jobs_of(plane, where)
+        return found if all(map(ended, found.values())) else None
+
+    result: dict[str, dict[str, Any]] = wait_for(f"all jobs of {where} to end", look, timeout=timeout)
+    return result
+
+
+def likeness(resource: dict[str, Any]) -> Any:
+    """A FineTuneJob's status without what differs from run to run: times, and the Jobs' names."""
+    jobs = [re.escape(attempt["jobName"]) for attempt in resource["status"]["attempts"]]
+    pattern = re.compile("|".join(jobs))
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: strip(inner) for key, inner in value.items() if key not in _TIMES}
+        if isinstance(value, list):
+            return [strip(inner) for inner in value]
+        return pattern.sub("*", value) if isinstance(value, str) else value
+
+    return strip(resource["status"])
+
+
+def created(plane: ControlPlane, where: str) -> Counter[tuple[str, str, str]]:
+    """How often a Job was created, by FineTuneJob, stage and attempt: from the audit log, so that no Job can hide."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for entry in plane.audit():
+        asked = entry.get("objectRef", {})
+        if (entry["verb"], asked.get("resource"), asked.get("namespace")) != ("create", "jobs", where):
+            continue
+        if entry["responseStatus"]["code"] == 201:
+            labels = entry["requestObject"]["metadata"].get("labels", {})
+            if names.LABEL_JOB_NAME not in labels:
+                continue  # somebody else's
+            found[labels[names.LABEL_JOB_NAME], labels[names.LABEL_STAGE], labels[names.LABEL_ATTEMPT]] += 1
+    return found
+
+
+def once_each(jobs: list[str], attempts: tuple[tuple[str, str], ...] = (("prepare", "1"), ("train", "1"))) -> Any:
+    """What `created` must say of jobs that took these attempts."""
+    return Counter({(name, *attempt): 1 for name in jobs for attempt in attempts})
+
+
+def verdicts(plane: ControlPlane, where: str) -> dict[str, list[str]]:
+    """What was written as each FineTuneJob's verdict, in order, repeats left out: from the audit log."""
+    found: dict[str, list[str]] = {}
+    for entry in plane.audit():
+        asked = entry.get("objectRef", {})
+        if (asked.get("resource"), asked.get("namespace")) != (names.PLURAL, where):
+            continue
+        if asked.get("subresource") != "status" or entry["responseStatus"]["code"] != 200:
+            continue
+        for condition in entry["requestObject"].get("status", {}).get("conditions", []):
+            said = found.setdefault(asked["name"], [])
+            if condition["type"] == "Succeeded" and said[-1:] != [condition["status"]]:
+                said.append(condition["status"])
+    return found
+
+
+def assert_verdicts_fell_once(plane: ControlPlane, where: str, ends: dict[str, str]) -> None:
+    """Each job's verdict is that one, and was never taken back.
+
+    Who is cut off before each status of a short job writes the verdict first.
+    """
+    said = verdicts(plane, where)
+    for name, end in ends.items():
+        assert said[name] in ([end], ["Unknown", end]), name
+
+
+def refused_statuses(plane: ControlPlane, where: str) -> int:
+    """How many status writes the API server refused because the object had changed since it was read."""
+    asked = (entry for entry in plane.audit() if entry.get("objectRef", {}).get("namespace") == where)
+    return sum(
+        entry["objectRef"].get("subresource") == "status" and entry["responseStatus"]["code"] == 409 for entry in asked
+    )
