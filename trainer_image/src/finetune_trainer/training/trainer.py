@@ -40,7 +40,7 @@ class SupervisedTrainer(PortableTrainer):
     ) -> None:
         super().__init__(**arguments)
         self._stop, self._reporter, self._processes = session.stop, session.reporter, session.processes
-        self._saver = saver
+        self.saver = saver
         self._rows = rows
         self._penalty = penalty
         self._measure = measure
@@ -51,7 +51,7 @@ class SupervisedTrainer(PortableTrainer):
 
     def train(self, *arguments: Any, **keywords: Any) -> Any:
         """Train, and wait for the last checkpoint."""
-        with self._saver.finished():
+        with self.saver.finished():
             return super().train(*arguments, **keywords)
 
     def compute_loss(
@@ -85,7 +85,7 @@ class SupervisedTrainer(PortableTrainer):
         Raises:
             OSError: The last checkpoint could not be written, as has come out meanwhile.
         """
-        self._saver.check()
+        self.saver.check()
         samples = super().get_batch_samples(*arguments, **keywords)
         self._step_batches = samples[0]
         return samples
@@ -107,7 +107,7 @@ class SupervisedTrainer(PortableTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save, as the Trainer would; most runs train on while it is written."""
-        self._saver.save(self, partial(super()._save_checkpoint, model, trial))
+        self.saver.save(self, partial(super()._save_checkpoint, model, trial))
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure the model on the held-out rows, in the middle of training.
