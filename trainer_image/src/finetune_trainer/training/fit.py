@@ -42,7 +42,7 @@ from finetune_trainer.training.saving import Part, Saver, WrittenFirst, written_
 from finetune_trainer.training.schedule import Schedule, ScheduleCallback, evaluations
 from finetune_trainer.training.scores import Scores
 from finetune_trainer.training.session import Session
-from finetune_trainer.training.trackers import trackers
+from finetune_trainer.training.trackers import take_checkpoints, trackers
 from finetune_trainer.training.trainer import SupervisedTrainer
 from finetune_trainer.verify import Probe, logits
 
@@ -141,6 +141,7 @@ def _trainer(
 ) -> Any:
     run, processes = session.run, session.processes
     divergence, foreign = _divergence(run), callbacks(session)
+    files_wanted = any(map(hears_of_saves, foreign)) or take_checkpoints(run.training.trackers)
     saver = Saver(
         Outbox(session.work.outbox),
         session.reporter,
@@ -171,7 +172,7 @@ def _trainer(
             *beside,
             ReportCallback(session.reporter),
             ScheduleCallback(evaluations(run), Schedule(epochs=run.training.checkpoints.every_epochs)),
-            *([WrittenFirst(saver)] if any(map(hears_of_saves, foreign)) else []),
+            *([WrittenFirst(saver)] if files_wanted else []),
             *foreign,
             *trackers(session),
             StopCallback(session.stop, processes),
