@@ -59,7 +59,7 @@ class Turns(TrainerCallback):  # type: ignore[misc]  # transformers publishes no
 
 
 def measure(folder: Path, length: int, repeats: int, steps: int) -> dict[str, Any]:
-    """Mean seconds of each segment's standstills and steps, by side."""
+    """Median seconds of each segment's standstills and steps, by side."""
     trainer = ours(folder, length, "BFloat16", checkpointing=False)
     trainer.remove_callback(PrinterCallback)
     turns = Turns(trainer, repeats, steps)
@@ -68,7 +68,7 @@ def measure(folder: Path, length: int, repeats: int, steps: int) -> dict[str, An
     trainer.train()
     found: dict[str, Any] = {"others_cores": round(Load.now(os.getpid()).others_since(before), 2)}
     for side, segments in turns.segments.items():
-        found[side] = {what: [round(statistics.mean(s[what]), 5) for s in segments] for what in ("standstill", "step")}
+        found[side] = {what: [round(statistics.median(s[what]), 5) for s in segments] for what in ("standstill", "step")}
     return found
 
 

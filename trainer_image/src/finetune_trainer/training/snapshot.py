@@ -78,8 +78,10 @@ def frozen(tree: Any) -> Any:
 
 
 def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    named = model.named_parameters(remove_duplicate=False)
-    weights = {name: frozen(p).contiguous() if p.requires_grad else p.detach() for name, p in named}
+    named = list(model.named_parameters(remove_duplicate=False))
+    weights = {name: frozen(p).contiguous() for name, p in named if p.requires_grad}
+    # peft adds an embedding below an adapter. Quantized weights it does not, and bitsandbytes replaces them at times.
+    weights |= {name: p.detach() for name, p in named if not p.requires_grad and p.is_floating_point()}
     return weights | {name: frozen(buffer) for name, buffer in model.named_buffers(remove_duplicate=False)}
 
 
