@@ -20,6 +20,7 @@ from bench.contenders import ours
 from bench.machine import Load
 
 SIDES = ("none", "trainer", "ours")
+TIMES = ("standstill", "step")
 
 
 class Turns(TrainerCallback):  # type: ignore[misc]  # transformers publishes no types
@@ -68,7 +69,7 @@ def measure(folder: Path, length: int, repeats: int, steps: int) -> dict[str, An
     trainer.train()
     found: dict[str, Any] = {"others_cores": round(Load.now(os.getpid()).others_since(before), 2)}
     for side, segments in turns.segments.items():
-        found[side] = {what: [round(statistics.median(s[what]), 5) for s in segments] for what in ("standstill", "step")}
+        found[side] = {what: [round(statistics.median(s[what]), 5) for s in segments] for what in TIMES}
     return found
 
 

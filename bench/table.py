@@ -81,7 +81,7 @@ def _starting(found: dict[str, Any]) -> Iterator[str]:
 def _saving(found: dict[str, Any]) -> Iterator[str]:
     yield "A checkpoint before each step: seconds that the loop stands still for it, and that the step beside it takes."
     yield ""
-    yield "| who saves | standstill min / median / max | over the Trainer's | bar | step min / median / max | over none |"
+    yield "| who | standstill min / median / max | over the Trainer's | bar | step min / median / max | over none |"
     yield "|---|---|---|---|---|---|"
     for side in ("none", "trainer", "ours"):
         still, step = found[side]["standstill"], found[side]["step"]
