@@ -6,16 +6,21 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from finetune_api.outcome import Reason
 from finetune_trainer.errors import RunError
+from finetune_trainer.methods.adalora import RankPruning
 from finetune_trainer.training import fit as fitting
 from finetune_trainer.training import hooks, snapshot
+from finetune_trainer.training.best import BestModel
+from finetune_trainer.training.goal import Goal
 from finetune_trainer.training.processes import Processes
 from finetune_trainer.training.run import execute as execute_session
 from finetune_trainer.training.saving import written_beside
@@ -74,6 +79,8 @@ def test_one_write_and_one_snapshot_at_a_time(model: Path, tmp_path: Path, monke
     writing = threading.Semaphore(1)
 
     def of(trainer: Any) -> Snapshot:
+        assert writing.acquire(blocking=False)
+        writing.release()
         end = time.monotonic() + 20
         while any(seen() for seen in taken):  # the thread is just letting go of it
             assert time.monotonic() < end
@@ -206,6 +213,29 @@ def test_callbacks_of_others_find_what_they_hear_of(
     with uploading(run, tmp_path / "work"):
         execute_session(session(run, tmp_path / "work"))
     assert found == [["optimizer.pt", "scheduler.pt"]] * 2
+
+
+def test_what_adalora_remembers_is_of_that_step(tmp_path: Path) -> None:
+    """Its running means are updated in place; what is written later is what they were."""
+    mean = torch.arange(6.0)
+    allocator = SimpleNamespace(ipt={"layer": mean}, exp_avg_ipt={}, exp_avg_unc={})
+    finish = RankPruning(SimpleNamespace(base_model=SimpleNamespace(rankallocator=allocator))).freeze(None)
+    mean.mul_(2)
+    finish(tmp_path)
+    (written,) = load_file(tmp_path / "adalora.safetensors").values()
+    assert torch.equal(written, torch.arange(6.0))
+
+
+def test_which_weights_are_best_is_of_that_step(model: Path, tmp_path: Path) -> None:
+    """An evaluation that comes while a checkpoint is being written does not change whose weights were the best."""
+    history = [{"eval_loss": 1.0, "step": 2}]
+    best = BestModel(Goal.of(run_file(tmp_path, model).evaluation), tmp_path / "best")
+    finish = best.freeze(SimpleNamespace(global_step=2, log_history=history))
+    history.append({"eval_loss": 0.5, "step": 4})
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "checkpoint-2/adapter_model.safetensors").write_bytes(b"of step 2")
+    finish(tmp_path / "checkpoint-2")
+    assert (tmp_path / "best/adapter_model.safetensors").read_bytes() == b"of step 2"
 
 
 PLAIN = {"rank": 16, "dropout": "0.05"}
