@@ -19,6 +19,7 @@ from finetune_trainer.errors import RunError
 from finetune_trainer.methods.adalora import RankPruning
 from finetune_trainer.training import fit as fitting
 from finetune_trainer.training import hooks, snapshot
+from finetune_trainer.training import trainer as training
 from finetune_trainer.training.best import BestModel
 from finetune_trainer.training.goal import Goal
 from finetune_trainer.training.processes import Processes
@@ -26,6 +27,7 @@ from finetune_trainer.training.run import execute as execute_session
 from finetune_trainer.training.saving import written_beside
 from finetune_trainer.training.snapshot import Snapshot
 from finetune_trainer.training.stop import Stopped
+from finetune_trainer.training.sums import CutShort
 from tests.trainer.callbacks import add_to_trainers
 from tests.trainer.tinyrun import execute, run_file, session, uploading
 
@@ -100,12 +102,19 @@ def test_one_write_and_one_snapshot_at_a_time(model: Path, tmp_path: Path, monke
     assert written == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("ending", ["end", "stop", "error"])
+def _cut_short(*_: object) -> None:
+    raise CutShort
+
+
+@pytest.mark.parametrize("ending", ["end", "stop", "evaluation", "error"])
 def test_whatever_ends_a_run_waits_for_its_last_checkpoint(
     ending: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is offered when the run is over, and of the last step; an error of the training stays the run's reason."""
     run = run_file(tmp_path, model, checkpoints={"everySteps": 3})
+    if ending == "evaluation":  # a stop cuts it short, in the middle of training
+        run = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"every_steps": 4})})
+        monkeypatch.setattr(training, "measure", _cut_short)
     first = session(run, tmp_path / "work")
 
     def act(step: int) -> None:
@@ -123,13 +132,13 @@ def test_whatever_ends_a_run_waits_for_its_last_checkpoint(
 
     monkeypatch.setattr(fitting, "_trainer", acting)
     _before_write(monkeypatch, lambda _: time.sleep(BLINK))
-    ends = {"end": None, "stop": Stopped, "error": RunError}[ending]
+    ends = {"end": None, "stop": Stopped, "evaluation": Stopped, "error": RunError}[ending]
     if ends is None:
         execute_session(first)
     else:
         with pytest.raises(ends):
             execute_session(first)
-    saved = {"end": 6, "stop": 4, "error": 3}[ending]
+    saved = {"end": 6, "stop": 4, "evaluation": 4, "error": 3}[ending]
     assert (_offered(tmp_path / "work"), first.reporter.saved_step) == ([f"step-{saved:08d}"], saved)
 
 

@@ -41,13 +41,13 @@ class _Both(TrainerCallback):
         real, both = saving.Snapshot.of, self
 
         def of(trainer: Any) -> Any:
+            snapshot, step = real(trainer), trainer.state.global_step
             output, limit = trainer.args.output_dir, trainer.args.save_total_limit
             trainer.args.output_dir, trainer.args.save_total_limit = str(both.theirs), None
             generator = torch.get_rng_state()
             Trainer._save_checkpoint(trainer, trainer.model, None)
             assert torch.equal(generator, torch.get_rng_state())
             trainer.args.output_dir, trainer.args.save_total_limit = output, limit
-            snapshot, step = real(trainer), trainer.state.global_step
             both.steps.append(step)
             both._late.append((snapshot, both.ours / f"checkpoint-{step}"))
             return snapshot
