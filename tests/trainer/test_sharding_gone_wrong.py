@@ -45,5 +45,5 @@ def test_a_row_that_gives_nan_is_named_under_zero2(model: Path, tmp_path: Path) 
     assert found is not None, ended.message
     assert str(BAD_ROW) in found.groups()[1:]
     store = CheckpointStore(open_store(run.output.uri, run.storage), run.uid, lambda _: None)
-    assert store.newest() == int(found[1]) - 1
-    assert store.restore_newest(tmp_path / "restored") is not None or found[1] == "1"
+    assert store.newest() == int(found[1]) - 1 > 0
+    assert store.restore_newest(tmp_path / "restored") is not None
