@@ -38,7 +38,7 @@ from finetune_trainer.training.hooks import Metrics, callbacks, hears_of_saves
 from finetune_trainer.training.inputs import Inputs
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.paths import choose_paths
-from finetune_trainer.training.saving import Part, Saver, WrittenFirst, written_beside
+from finetune_trainer.training.saving import Saver, WrittenFirst, written_beside
 from finetune_trainer.training.schedule import Schedule, ScheduleCallback, evaluations
 from finetune_trainer.training.scores import Scores
 from finetune_trainer.training.session import Session
@@ -101,9 +101,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     with torch.autocast(processes.device().type, dtype=dtype, enabled=dtype is not torch.float32):  # as in training
         paths = choose_paths(session, model, inputs.train.rows.shortest(PROBE_ROWS))
     keepers = [kept] if kept else []
-    trainer = _trainer(
-        session, inputs, data, metrics, model, dtype, [*keepers, *held_out.callbacks], [*keepers, *held_out.parts]
-    )
+    trainer = _trainer(session, inputs, data, metrics, model, dtype, held_out, keepers)
     checkpoint = _newest_checkpoint(session, checkpoints)
 
     def evaluate(whose: str, weights: Path | None = None) -> Scores | None:
@@ -136,8 +134,8 @@ def _trainer(
     metrics: Metrics,
     model: Any,
     dtype: torch.dtype,
-    beside: list[Any],
-    parts: list[Part],
+    held_out: HeldOut,
+    keepers: list[Any],
 ) -> Any:
     run, processes = session.run, session.processes
     divergence, foreign = _divergence(run), callbacks(session)
@@ -147,7 +145,7 @@ def _trainer(
         session.reporter,
         processes,
         beside=written_beside(run, processes),
-        parts=parts,
+        parts=[*keepers, *held_out.parts],
         good=lambda: not divergence.suspected,
     )
     strategy = strategy_of(run)
@@ -169,7 +167,8 @@ def _trainer(
         train_dataset=data.train,
         eval_dataset=data.evaluation,
         callbacks=[
-            *beside,
+            *keepers,
+            *held_out.callbacks,
             ReportCallback(session.reporter),
             ScheduleCallback(evaluations(run), Schedule(epochs=run.training.checkpoints.every_epochs)),
             *([WrittenFirst(saver)] if files_wanted else []),
