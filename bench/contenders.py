@@ -25,12 +25,14 @@ from finetune_trainer.data.collate import PackCollator
 from finetune_trainer.data.packing import Pack
 from finetune_trainer.data.tokens import TokenRow
 from finetune_trainer.methods.adapter import add_adapter
+from finetune_trainer.publish import Outbox
 from finetune_trainer.tasks.causal_lm import CausalLM
 from finetune_trainer.training.arguments import training_arguments
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.paths import choose_paths
 from finetune_trainer.training.processes import Processes
 from finetune_trainer.training.reporter import Reporter
+from finetune_trainer.training.saving import Saver
 from finetune_trainer.training.session import Session
 from finetune_trainer.training.stop import StopSwitch
 from finetune_trainer.training.trainer import SupervisedTrainer
@@ -98,9 +100,8 @@ def ours(folder: Path, length: int, precision: str, *, checkpointing: bool) -> A
     packs = _packs(folder, length)
     choose_paths(session, model, [row for pack in packs for row in pack.rows])
     return SupervisedTrainer(
-        processes=session.processes,
-        stop=session.stop,
-        reporter=session.reporter,
+        session=session,
+        saver=Saver(Outbox(work.outbox), session.reporter, session.processes, beside=True),
         rows=cast("Any", packs),  # only to name rows in errors
         task=CausalLM(),
         evaluation_batch_size=1,

@@ -18,6 +18,8 @@ def render(results: dict[str, Any]) -> str:
         lines += [*_preparing(results["preparing"]), ""]
     if "starting" in results:
         lines += [*_starting(results["starting"]), ""]
+    if "saving" in results:
+        lines += [*_saving(results["saving"]), ""]
     return "\n".join(lines)
 
 
@@ -74,6 +76,21 @@ def _starting(found: dict[str, Any]) -> Iterator[str]:
         yield f"| {what} | {_three(_spread(ours), 2)} | {_three(_spread(trl), 2)} | {against} | {bar} |"
     yield ""
     yield f"Others had {found['first_step']['others_cores'][0]} cores."
+
+
+def _saving(found: dict[str, Any]) -> Iterator[str]:
+    yield "A checkpoint before each step: seconds that the loop stands still for it, and that the step beside it takes."
+    yield ""
+    yield "| who | standstill min / median / max | over the Trainer's | bar | step min / median / max | over none |"
+    yield "|---|---|---|---|---|---|"
+    for side in ("none", "trainer", "ours"):
+        still, step = found[side]["standstill"], found[side]["step"]
+        against = "" if side == "none" else _three(ratios(still, found["trainer"]["standstill"]).values(), 2)
+        slower = "" if side == "none" else _three(ratios(step, found["none"]["step"]).values(), 2)
+        bar = "<= 0.3" if side == "ours" else ""
+        yield f"| {side} | {_three(_spread(still), 3)} | {against} | {bar} | {_three(_spread(step), 2)} | {slower} |"
+    yield ""
+    yield f"Others had {found['others_cores']} cores."
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float, float]:

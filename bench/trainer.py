@@ -45,6 +45,8 @@ def main() -> None:
         results["preparing"] = _preparing(folder, options)
         _save(options.output, results)
         results["starting"] = _starting(folder, options)
+        _save(options.output, results)
+        results["saving"] = _saving(folder, options)
     _save(options.output, results)
     print(render(results))
 
@@ -68,6 +70,13 @@ def _starting(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "first_step": _in_turn(first, options.repeats, warm=1),
         "refusal": _in_turn(refused, options.repeats, warm=1),
     }
+
+
+def _saving(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Standstills of the loop, the sides in turn within one process."""
+    done = _python("bench.saving", folder, options.lengths[0], options.repeats, options.steps)
+    found: dict[str, Any] = json.loads(done.strip().splitlines()[-1])
+    return found
 
 
 def _in_turn(sides: Mapping[str, Callable[[], float]], repeats: int, warm: int = 0) -> dict[str, Any]:
@@ -109,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--many-rows", type=int, default=4000, help="chats to prepare (default: %(default)s)")
     add("--threads", type=int, default=0, help="0: all cores. With neighbours on the machine 1 disturbs less")
     add("--only", nargs="+", default=NAMES, choices=NAMES, help="contenders of the training table")
-    add("--only-training", action="store_true", help="leave out data preparation and start")
+    add("--only-training", action="store_true", help="leave out data preparation, start and checkpoints")
     return parser
 
 

@@ -21,6 +21,7 @@ from finetune_trainer.publish import CheckpointStore, Outbox
 from finetune_trainer.storage import s3  # noqa: F401 - likewise
 from finetune_trainer.supervisor import processes, supervise
 from finetune_trainer.training import finish, fit, reporter, run, start, trainer  # noqa: F401 - likewise
+from finetune_trainer.training.snapshot import Snapshot
 
 PLACES: dict[str, tuple[Any, str]] = {
     "inputs": (run, "bring_inputs"),
@@ -30,6 +31,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "step": (trainer.SupervisedTrainer, "training_step"),
     "evaluate": (trainer, "measure"),
     "save": (trainer.SupervisedTrainer, "_save_checkpoint"),
+    "write": (Snapshot, "write"),
     "offer": (Outbox, "put"),
     "upload": (CheckpointStore, "save"),
     "prune": (CheckpointStore, "prune"),

@@ -87,12 +87,16 @@ def test_full_while_downloading(disk: Path, model: Path, tmp_path: Path, capfd: 
 def test_full_while_saving(
     disk: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A checkpoint does not fit: no half of it is offered, and the outcome is heard although nothing can be written."""
+    """A checkpoint does not fit: no half of it is offered, and the outcome is heard although nothing can be written.
+
+    Training goes on for one step at most: it was written beside it.
+    """
     add_to_trainers(monkeypatch, _After(lambda: _fill(disk)))
     code = _work(tmp_path, disk, model, checkpoints={"everySteps": 1})
     outcome = heard(capfd.readouterr().err)
     assert outcome is not None
-    assert (code, outcome.reason, outcome.step) == (69, Reason.STORAGE_UNAVAILABLE, 1)
+    assert (code, outcome.reason) == (69, Reason.STORAGE_UNAVAILABLE)
+    assert outcome.step in (1, 2)
     assert f"the disk of {disk} is full (0 MB free)" in outcome.message
     assert not list(disk.glob("outbox/step-*"))
 

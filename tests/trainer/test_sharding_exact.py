@@ -30,6 +30,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 EACH_STRATEGY = ["DDP", "ZeRO2 on NF4", "ZeRO3 on NF4", "FSDP"]
 LOSS = 2e-6
 """Relative. Sums of float32 in another order; the losses are means over some hundred tokens."""
+UNREAD = ("training_args.bin", "README.md")
+"""Storage never gets them."""
 WEIGHT = 1e-4
 """AdamW divides a gradient by its size: where that is near zero, rounding decides over parts of a step of 5e-3."""
 
@@ -129,9 +131,9 @@ def test_a_checkpoint_is_that_of_one_process(case: str, finished: Finished, alon
             assert torch.allclose(found, state[name], rtol=1e-3, atol=1e-6), (number, name)
     schedules = [torch.load(folder / "scheduler.pt", weights_only=True) for folder in (shared, single)]
     assert schedules[0] == schedules[1]
-    assert {path.name for path in shared.iterdir()} - {"rng_state_0.pth", "rng_state_1.pth"} == {
+    assert {path.name for path in shared.iterdir()} - {"rng_state_0.pth", "rng_state_1.pth", *UNREAD} == {
         path.name for path in single.iterdir()
-    } - {"rng_state.pth"}
+    } - {"rng_state.pth", *UNREAD}
 
 
 @pytest.mark.parametrize("case", EACH_STRATEGY)
@@ -142,6 +144,8 @@ def test_one_process_is_told_to_stop_and_all_go_on_later(
     run = shared_run(tmp_path, model, CASES[case][0], 2, CASES[case][1])
     assert ranks.run(run, tmp_path / "first", stop={1: 3}) == [75, 75]
     assert (outcome(tmp_path / "first").reason, outcome(tmp_path / "first").step) == (Reason.PREEMPTED, 3)
+    stored = tmp_path / "out/.finetune/u1/checkpoints/step-00000003"
+    assert {path.name for path in stored.glob("rng*")} == {"rng_state_0.pth", "rng_state_1.pth"}
     assert ranks.run(run, tmp_path / "second") == [0, 0]
     assert "training from step 3 of 6" in (tmp_path / "second.0.output").read_text()
     published = [folder / "out/adapter_model.safetensors" for folder in (tmp_path, finished(case, 2))]

@@ -38,6 +38,7 @@ PLACES = {
     "step": 2 * STEPS,
     "evaluate": 2,
     "save": 4,
+    "write": 4,
     "offer": 4,
     "upload": 3,
     "prune": 3,

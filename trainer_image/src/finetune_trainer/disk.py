@@ -15,7 +15,7 @@ from finetune_trainer.errors import RunError
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 _HINT = "Raise spec.resources.workStorage, or use a node with a larger disk."
-_WORDLESS = ("PytorchStreamWriter", "file write failed", "write failed")
+_WORDLESS = ("PytorchStreamWriter", "inline_container", "file write failed", "write failed")
 """torch does not say why it could not write."""
 _NOTHING_FREE = 1 << 20
 

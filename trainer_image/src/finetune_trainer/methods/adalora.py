@@ -5,6 +5,7 @@ peft keeps the pattern of pruned ranks in the adapter's configuration, and cuts 
 it is kept here instead: a checkpoint holds whole tensors, as the optimizer's state does.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +84,14 @@ class RankPruning(TrainerCallback):  # type: ignore[misc]  # transformers publis
         elif self._pattern:
             self._allocator.mask_using_rank_pattern(layers, self._pattern)
 
-    def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Write what the allocator remembers beside the Trainer's checkpoint."""
-        if not state.is_world_process_zero:
-            return
-        tensors = {f"{kind}/{name}": tensor.contiguous() for kind, name, tensor in self._memory()}
+    def freeze(self, _state: Any) -> Callable[[Path], None]:
+        """What the allocator remembers, to be written beside the Trainer's checkpoint."""
+        tensors = {f"{kind}/{name}": tensor.clone().contiguous() for kind, name, tensor in self._memory()}
         tensors |= {f"pattern/{name}": torch.tensor(kept) for name, kept in (self._pattern or {}).items()}
-        save_file(tensors, Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE)
+        return lambda folder: save_file(tensors, folder / STATE)
 
     def restore(self, checkpoint: Path) -> None:
-        """Read what `on_save` wrote."""
+        """Read what `freeze` had written."""
         pattern = {}
         for key, tensor in load_file(checkpoint / STATE).items():
             kind, _, name = key.partition("/")

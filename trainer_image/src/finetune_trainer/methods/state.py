@@ -1,5 +1,6 @@
 """The trained numbers themselves, beside a checkpoint. For p-tuning peft saves only what its network makes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,13 @@ class WholeState(TrainerCallback):  # type: ignore[misc]  # transformers publish
         if state.global_step:
             self.restore(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
-    def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Write beside the Trainer's checkpoint."""
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            save_file(
-                {name: parameter.detach().contiguous() for name, parameter in self._trained.items()}, folder / STATE
-            )
+    def freeze(self, _state: Any) -> Callable[[Path], None]:
+        """What is to be written beside the Trainer's checkpoint."""
+        tensors = {name: parameter.detach().clone().contiguous() for name, parameter in self._trained.items()}
+        return lambda folder: save_file(tensors, folder / STATE)
 
     def restore(self, checkpoint: Path) -> None:
-        """Read what `on_save` wrote."""
+        """Read what `freeze` had written."""
         for name, saved in load_file(checkpoint / STATE).items():
             self._trained[name].data.copy_(saved)
 

@@ -7,6 +7,7 @@ retention deletes and uploads overtake, the newest checkpoint alone is all that 
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,8 @@ FOLDER = "best/weights"
 class BestModel(TrainerCallback):  # type: ignore[misc]  # transformers publishes no types
     """Has a checkpoint saved at every evaluation that is the best so far, and keeps its weights."""
 
-    def __init__(self, goal: Goal, folder: Path, *, first: bool) -> None:
+    def __init__(self, goal: Goal, folder: Path) -> None:
         self._goal = goal
-        self._first = first
         self.folder = folder
         """Holds the weights of the best evaluation, as a checkpoint does."""
 
@@ -32,14 +32,15 @@ class BestModel(TrainerCallback):  # type: ignore[misc]  # transformers publishe
         if self._goal.standing(state.log_history).best_step == state.global_step:
             control.should_save = True
 
-    def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
+    def freeze(self, state: Any) -> Callable[[Path], None]:
         """Take the weights of the best checkpoint, or hand them on to a later one."""
-        if self._first:
-            self.keep(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step, state.log_history)
+        return partial(self._keep, state.global_step, self._goal.standing(state.log_history).best_step)
 
     def keep(self, checkpoint: Path, step: int, history: Sequence[Mapping[str, Any]]) -> None:
-        """As `on_save`, for a checkpoint that is there already."""
-        best = self._goal.standing(history).best_step
+        """As `freeze`, for a checkpoint that is there already."""
+        self._keep(step, self._goal.standing(history).best_step, checkpoint)
+
+    def _keep(self, step: int, best: int, checkpoint: Path) -> None:
         if best == step:
             _link_weights(checkpoint, self.folder)
         elif best:
@@ -48,7 +49,7 @@ class BestModel(TrainerCallback):  # type: ignore[misc]  # transformers publishe
     def restore(self, checkpoint: Path, step: int, history: Sequence[Mapping[str, Any]]) -> None:
         """Take over what a restored checkpoint carries."""
         best = self._goal.standing(history).best_step
-        if self._first and best:
+        if best:
             _link_weights(checkpoint if best == step else checkpoint / FOLDER, self.folder)
 
 

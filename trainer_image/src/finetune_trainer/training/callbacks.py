@@ -1,15 +1,12 @@
-"""What happens beside the training loop: progress, a stop between two steps, checkpoints to storage."""
+"""What happens beside the training loop: progress, a stop between two steps, a checkpoint by the clock."""
 
-import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from finetune_api.names import ActiveReason
-from finetune_trainer.publish import Outbox, check_resumable
 from finetune_trainer.training.processes import Processes
 from finetune_trainer.training.reporter import Reporter
 from finetune_trainer.training.stop import StopSwitch
@@ -84,38 +81,3 @@ class TimedCheckpointCallback(TrainerCallback):  # type: ignore[misc]
     def on_save(self, *_: Any, **__: Any) -> None:
         """Count from the newest checkpoint, whoever asked for it."""
         self._saved = self._clock()
-
-
-def bring_together(folder: Path, processes: Processes) -> None:
-    """Bring to the first node what other nodes wrote into their folder of a checkpoint: their random states."""
-    elsewhere = processes.leads and not processes.first
-    mine = {file.name: file.read_bytes() for file in folder.glob("*")} if elsewhere else {}
-    for files in processes.bring(mine):
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-    if elsewhere:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
-    """Offers each checkpoint to PID 1, which uploads it while training goes on."""
-
-    def __init__(
-        self, outbox: Outbox, reporter: Reporter, processes: Processes, good: Callable[[], bool] = lambda: True
-    ) -> None:
-        self._outbox = outbox
-        self._good = good
-        self._reporter = reporter
-        self._processes = processes
-
-    def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Offer the checkpoint that the Trainer has just written."""
-        self._processes.barrier()  # every process writes its own random state into the folder
-        step = state.global_step
-        folder = Path(args.output_dir) / f"checkpoint-{step}"
-        if self._processes.nodes > 1:
-            bring_together(folder, self._processes)
-        if self._processes.first:
-            check_resumable(folder, step)
-            self._outbox.put(folder, step, good=self._good())
-        self._reporter.saved_step = step

@@ -11,6 +11,7 @@ from transformers import PrinterCallback
 
 from finetune_api.names import ActiveReason
 from finetune_api.outcome import Reason
+from finetune_api.run import RunFile
 from finetune_api.v1alpha1 import MethodType
 from finetune_trainer.errors import RunError
 from finetune_trainer.methods.adalora import orthogonality_penalty
@@ -28,24 +29,20 @@ from finetune_trainer.tasks.measure import measure
 from finetune_trainer.tasks.task import Task
 from finetune_trainer.training.arguments import training_arguments
 from finetune_trainer.training.batches import Batches, batches
-from finetune_trainer.training.callbacks import (
-    CheckpointCallback,
-    ReportCallback,
-    StopCallback,
-    TimedCheckpointCallback,
-)
+from finetune_trainer.training.callbacks import ReportCallback, StopCallback, TimedCheckpointCallback
 from finetune_trainer.training.divergence import Divergence
 from finetune_trainer.training.guard import DivergenceCallback, check_evaluation
 from finetune_trainer.training.headconfig import save_head_config
 from finetune_trainer.training.held_out import HeldOut, read_state
-from finetune_trainer.training.hooks import Metrics, callbacks
+from finetune_trainer.training.hooks import Metrics, callbacks, hears_of_saves
 from finetune_trainer.training.inputs import Inputs
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.paths import choose_paths
+from finetune_trainer.training.saving import Saver, WrittenFirst, written_beside
 from finetune_trainer.training.schedule import Schedule, ScheduleCallback, evaluations
 from finetune_trainer.training.scores import Scores
 from finetune_trainer.training.session import Session
-from finetune_trainer.training.trackers import trackers
+from finetune_trainer.training.trackers import take_checkpoints, trackers
 from finetune_trainer.training.trainer import SupervisedTrainer
 from finetune_trainer.verify import Probe, logits
 
@@ -103,8 +100,8 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
     kept = keeper(model, run.method)
     with torch.autocast(processes.device().type, dtype=dtype, enabled=dtype is not torch.float32):  # as in training
         paths = choose_paths(session, model, inputs.train.rows.shortest(PROBE_ROWS))
-    beside = [*([kept] if kept else []), *held_out.callbacks]
-    trainer = _trainer(session, inputs, data, metrics, model, dtype, beside)
+    keepers = [kept] if kept else []
+    trainer = _trainer(session, inputs, data, metrics, model, dtype, held_out, keepers)
     checkpoint = _newest_checkpoint(session, checkpoints)
 
     def evaluate(whose: str, weights: Path | None = None) -> Scores | None:
@@ -131,20 +128,36 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
 
 
 def _trainer(
-    session: Session, inputs: Inputs, data: Batches, metrics: Metrics, model: Any, dtype: torch.dtype, beside: list[Any]
+    session: Session,
+    inputs: Inputs,
+    data: Batches,
+    metrics: Metrics,
+    model: Any,
+    dtype: torch.dtype,
+    held_out: HeldOut,
+    keepers: list[Any],
 ) -> Any:
     run, processes = session.run, session.processes
+    divergence, foreign = _divergence(run), callbacks(session)
+    files_wanted = any(map(hears_of_saves, foreign)) or take_checkpoints(run.training.trackers)
+    saver = Saver(
+        Outbox(session.work.outbox),
+        session.reporter,
+        processes,
+        beside=written_beside(run, processes),
+        parts=[*keepers, *held_out.parts],
+        good=lambda: not divergence.suspected,
+    )
     strategy = strategy_of(run)
     if strategy.is_zero:
         zero.prepare(model, processes.device(), dtype)
     arguments = training_arguments(run, session.work.checkpoints, dtype, strategy)
     trainer = SupervisedTrainer(
-        processes=processes,
+        session=session,
+        saver=saver,
         evaluation_batch_size=run.evaluation.batch_size,
         measure=metrics.measure,
         penalty=orthogonality_penalty if run.method.type is MethodType.ADALORA else None,
-        stop=session.stop,
-        reporter=session.reporter,
         rows=inputs.train.rows,
         task=inputs.task,
         model=model,
@@ -154,29 +167,30 @@ def _trainer(
         train_dataset=data.train,
         eval_dataset=data.evaluation,
         callbacks=[
-            *beside,
+            *keepers,
+            *held_out.callbacks,
             ReportCallback(session.reporter),
             ScheduleCallback(evaluations(run), Schedule(epochs=run.training.checkpoints.every_epochs)),
-            *callbacks(session),
+            *([WrittenFirst(saver)] if files_wanted else []),
+            *foreign,
             *trackers(session),
             StopCallback(session.stop, processes),
-            *_checkpoint_callbacks(session),
+            DivergenceCallback(divergence),
+            *_timed_checkpoints(session),
         ],
     )
     trainer.remove_callback(PrinterCallback)  # the reporter says it in sentences
     return trainer
 
 
-def _checkpoint_callbacks(session: Session) -> list[Any]:
-    training = session.run.training
-    limits, seconds = training.divergence, training.checkpoints.every_seconds
-    divergence = Divergence(float(limits.factor), limits.steps, training.logging_steps)
-    outbox = Outbox(session.work.outbox)
-    return [
-        DivergenceCallback(divergence),
-        *([TimedCheckpointCallback(seconds, session.processes)] if seconds else []),
-        CheckpointCallback(outbox, session.reporter, session.processes, lambda: not divergence.suspected),
-    ]
+def _divergence(run: RunFile) -> Divergence:
+    limits = run.training.divergence
+    return Divergence(float(limits.factor), limits.steps, run.training.logging_steps)
+
+
+def _timed_checkpoints(session: Session) -> list[TimedCheckpointCallback]:
+    seconds = session.run.training.checkpoints.every_seconds
+    return [TimedCheckpointCallback(seconds, session.processes)] if seconds else []
 
 
 def _check_vocabulary(base: Any, inputs: Inputs) -> None:

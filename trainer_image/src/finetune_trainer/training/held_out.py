@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from finetune_trainer.training.best import BestModel, EarlyStopping
 from finetune_trainer.training.gate import check_measured
 from finetune_trainer.training.goal import Goal, evaluated, logged
+from finetune_trainer.training.saving import Part
 from finetune_trainer.training.schedule import evaluations
 from finetune_trainer.training.scores import Scores
 from finetune_trainer.training.session import Session
@@ -33,16 +34,17 @@ class HeldOut:
         self._resumed: tuple[Path, int] | None = None
         stopping = run.evaluation.early_stopping
         self._stopping = EarlyStopping(self._goal, stopping.patience, say) if stopping else None
-        self._best = (
-            BestModel(self._goal, session.work.best, first=session.processes.first)
-            if run.evaluation.keep_best
-            else None
-        )
+        self._best = BestModel(self._goal, session.work.best) if run.evaluation.keep_best else None
 
     @property
     def callbacks(self) -> list[Any]:
         """For the Trainer."""
         return [callback for callback in (self._stopping, self._best) if callback]
+
+    @property
+    def parts(self) -> list[Part]:
+        """For its checkpoints."""
+        return [self._best] if self._best else []
 
     def check(self, before: Scores | None) -> None:
         """Look whether the first evaluation has measured what the others are judged by.
@@ -60,7 +62,7 @@ class HeldOut:
         step, history = state["global_step"], state["log_history"]
         self._session.reporter.saved_step = step
         self._resumed = checkpoint, step
-        if self._best:
+        if self._best and self._session.processes.first:
             self._best.restore(checkpoint, step, history)
         if not self._schedule.due(step, state["epoch"], state["max_steps"]) or evaluated(history, step):
             self._session.processes.barrier()

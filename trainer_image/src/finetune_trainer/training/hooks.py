@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 
 from finetune_api.names import ActiveReason
 from finetune_api.outcome import Reason
@@ -26,11 +27,11 @@ class Guarded:
     """A callback whose errors go to `on_error`; that decides whether they end the run."""
 
     def __init__(self, callback: Any, on_error: Callable[[Exception], None]) -> None:
-        self._callback = callback
+        self.callback = callback
         self._on_error = on_error
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._callback, name)
+        value = getattr(self.callback, name)
         if not name.startswith("on_"):
             return value
 
@@ -51,6 +52,12 @@ def callbacks(session: Session) -> list[Any]:
         RunError: InvalidConfiguration, for one that cannot be made; later, for one that fails.
     """
     return [_callback(name) for name in session.run.extensions.callbacks]
+
+
+def hears_of_saves(callback: Guarded) -> bool:
+    """Whether a callback does something when a checkpoint is saved."""
+    own = getattr(type(callback.callback), "on_save", TrainerCallback.on_save)
+    return own is not TrainerCallback.on_save
 
 
 def _callback(name: str) -> Guarded:

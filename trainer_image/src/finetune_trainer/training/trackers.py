@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from transformers.integrations import MLflowCallback, TensorBoardCallback, TrackioCallback, WandbCallback
+from transformers.utils import ENV_VARS_TRUE_VALUES
 
 from finetune_api.v1alpha1 import Tracker, TrackerType
 from finetune_trainer.training.hooks import Guarded
@@ -33,6 +34,12 @@ def trackers(session: Session) -> list[Any]:
         return []
     made = [_tracker(tracker, session) for tracker in session.run.training.trackers]
     return [tracker for tracker in made if tracker]
+
+
+def take_checkpoints(listed: list[Tracker]) -> bool:
+    """Whether one of them sends checkpoints away itself; MLflow does where its own variable says so."""
+    told = os.environ.get("HF_MLFLOW_LOG_ARTIFACTS", "").upper() in ENV_VARS_TRUE_VALUES
+    return told and any(tracker.type is TrackerType.MLFLOW for tracker in listed)
 
 
 def project(listed: list[Tracker]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,24 +15,23 @@ from finetune_trainer.tasks.measure import measure
 from finetune_trainer.tasks.task import Task
 from finetune_trainer.training.goal import logged
 from finetune_trainer.training.guard import check_evaluation, non_finite
-from finetune_trainer.training.processes import Processes
-from finetune_trainer.training.reporter import Reporter
-from finetune_trainer.training.stop import Stopped, StopSwitch
+from finetune_trainer.training.saving import Saver
+from finetune_trainer.training.session import Session
+from finetune_trainer.training.stop import Stopped
 from finetune_trainer.training.sums import CutShort
 
 
 class SupervisedTrainer(PortableTrainer):
-    """The loop is the Trainer's own; only the two losses are ours."""
+    """The loop is the Trainer's own; the two losses are ours, and when a checkpoint is written."""
 
     loss_is_scaled_for_ga = True
 
     def __init__(
         self,
         *,
-        processes: Processes,
+        session: Session,
+        saver: Saver,
         evaluation_batch_size: int,
-        stop: StopSwitch,
-        reporter: Reporter,
         rows: Rows,
         task: Task,
         penalty: Callable[[Any], torch.Tensor] | None = None,
@@ -39,16 +39,20 @@ class SupervisedTrainer(PortableTrainer):
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
-        self._stop = stop
-        self._reporter = reporter
+        self._stop, self._reporter, self._processes = session.stop, session.reporter, session.processes
+        self.saver = saver
         self._rows = rows
         self._penalty = penalty
         self._measure = measure
         self._step_batches: list[Batch] = []
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the trained tokens of the whole optimizer step
-        self._processes = processes
         self._evaluation_batch_size = evaluation_batch_size
         self._task = task
+
+    def train(self, *arguments: Any, **keywords: Any) -> Any:
+        """Train, and wait for the last checkpoint."""
+        with self.saver.finished():
+            return super().train(*arguments, **keywords)
 
     def compute_loss(
         self,
@@ -76,7 +80,12 @@ class SupervisedTrainer(PortableTrainer):
         return loss
 
     def get_batch_samples(self, *arguments: Any, **keywords: Any) -> Any:
-        """Remember the micro-batches of the step, to name their rows when its gradient is no number."""
+        """Remember the micro-batches of the step, to name their rows when its gradient is no number.
+
+        Raises:
+            OSError: The last checkpoint could not be written, as has come out meanwhile.
+        """
+        self.saver.check()
         samples = super().get_batch_samples(*arguments, **keywords)
         self._step_batches = samples[0]
         return samples
@@ -95,6 +104,10 @@ class SupervisedTrainer(PortableTrainer):
     def _non_finite(self, what: str, value: float, batches: list[Batch]) -> RunError:
         step, rate = self.state.global_step + 1, self._get_learning_rate()
         return non_finite(f"the {what} of step {step}", value, batches, self._rows, rate)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save, as the Trainer would; most runs train on while it is written."""
+        self.saver.save(self, partial(super()._save_checkpoint, model, trial))
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure the model on the held-out rows, in the middle of training.
