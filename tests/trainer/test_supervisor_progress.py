@@ -117,7 +117,7 @@ def test_sentence(progress: Progress, told: str) -> None:
 
 @pytest.mark.parametrize("wall", [0.0, 4e9], ids=["long past", "far ahead"])
 def test_silence_is_told(wall: float, work: WorkDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that says nothing for long is said to, by the time that passed here: the clock on the wall may be set."""
+    """A worker that says nothing for long is said to, by the time that passed here: a clock may be set."""
     said: list[str] = []
     now = 0.0
     story = Story(work, said.append, clock=lambda: now)
