@@ -5,7 +5,7 @@ SHELL := bash
 
 UV := $(or $(shell command -v uv),.tools/bin/uv)
 BIN := .venv/bin
-CRD_COPIES := crds/finetunejobs.yaml charts/finetune-operator/files/crd.yaml
+GENERATED := crds/finetunejobs.yaml charts/finetune-operator/files/crd.yaml docs/finetunejob.md
 
 .PHONY: help
 help: ## Show this list
@@ -23,8 +23,8 @@ setup: .venv/.synced ## Make .venv from uv.lock (installs uv beside it where the
 	.tools/bin/pip install --quiet 'uv>=0.9'
 
 .PHONY: generate
-generate: setup ## Write every generated file: the CRD and the chart's copy of it
-	$(BIN)/python -m finetune_api.crd $(CRD_COPIES)
+generate: setup ## Write every generated file: the CRD, the chart's copy of it, and the reference page
+	$(BIN)/python -m finetune_api.crd $(GENERATED)
 
 .PHONY: check
 check: setup ## Lint, types, import contracts, generated files: under a minute
@@ -32,7 +32,7 @@ check: setup ## Lint, types, import contracts, generated files: under a minute
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m finetune_api.crd --check $(CRD_COPIES)
+	$(BIN)/python -m finetune_api.crd --check $(GENERATED)
 
 .PHONY: unit
 unit: setup ## Tests that need no cluster (they start their own S3 server)
@@ -51,7 +51,7 @@ soak: setup ## The long sweeps: signals at a hundred random moments of a run, an
 
 .PHONY: simulation
 simulation: setup ## The operator on a real control plane with simulated nodes: faults, kills, scale
-	$(BIN)/python -m localcluster binaries --only kubernetes --only etcd --only simulation
+	$(BIN)/python -m localcluster binaries --only kubernetes --only etcd --only simulation --only tools
 	$(BIN)/pytest -m 'simulation and not soak'
 
 .PHONY: test

@@ -30,6 +30,7 @@ CHANGES: dict[str, Any] = {
     "resources": {"gpus": 2},
     "storage": {"region": "eu-1"},
     "output": {"uri": "s3://out/y"},
+    "rerun": True,
     "image": "trainer:2",
     "serviceAccountName": "other",
     "queueName": "team-b",

@@ -16,6 +16,7 @@ VARIANTS: list[tuple[str, ...]] = [
     ("watchNamespaces={a,b}",),
     ("crds.enabled=false", "metrics.podMonitor.enabled=true", "serviceAccount.create=false", "log.format=json"),
     ("image.digest=sha256:" + "0" * 64, "imagePullSecrets={pull}", "priorityClassName=high", "nodeSelector.a=b"),
+    ("policy.enabled=true", "policy.maxGPUs=8", "policy.allowedBuckets={a,b*}"),
     ("extraEnv[0].name=FINETUNE_RESYNC_SECONDS", "extraEnv[0].value=60", "podLabels.team=ml", "podAnnotations.a=b"),
 ]
 
@@ -95,6 +96,18 @@ def test_two_replicas_and_one_of_them_may_be_disturbed(render: Render) -> None:
     assert budget["spec"]["maxUnavailable"] == 1
     assert budget["spec"]["selector"] == deployment["spec"]["selector"]
     assert not kinds(render("replicas=1"), "PodDisruptionBudget")
+
+
+def test_a_policy_only_where_it_is_wanted(render: Render) -> None:
+    """Nobody's jobs are refused by a value that was not set; the limits are the binding's parameters."""
+    assert not kinds(render(), "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ConfigMap")
+    objects = render("policy.enabled=true", "policy.maxGPUs=8", "policy.allowedBuckets={a,b*}")
+    (binding,) = kinds(objects, "ValidatingAdmissionPolicyBinding")
+    (parameters,) = kinds(objects, "ConfigMap")
+    assert parameters["data"] == {"allowedImages": "", "allowedModels": "", "allowedBuckets": "a\nb*", "maxGPUs": "8"}
+    reference = {"name": parameters["metadata"]["name"], "namespace": parameters["metadata"]["namespace"]}
+    assert binding["spec"]["paramRef"] == {**reference, "parameterNotFoundAction": "Deny"}
+    assert not {"maxGPUs"} & kinds(render("policy.enabled=true"), "ConfigMap")[0]["data"].keys()
 
 
 def test_rights_end_at_the_watched_namespaces(render: Render) -> None:
@@ -193,6 +206,8 @@ def test_crd_is_the_generated_one(render: Render) -> None:
         "metrics.podMonitor.interval=often",
         "metrics.service.port=70000",
         "serviceAccount.name=Not_A_Name",
+        "policy.allowedModels={a*b}",
+        "policy.maxGPUs=-1",
     ],
 )
 def test_bad_values_are_refused(helm: Helm, value: str) -> None:

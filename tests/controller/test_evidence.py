@@ -68,6 +68,24 @@ def test_end_by_evidence(code: int, message: str, reason: str, ends: bool) -> No
     assert str(code) in attempt["message"] or reason != "Unknown"
 
 
+def test_a_result_that_is_there_ends_the_job_in_prepare() -> None:
+    """One Job that never held a GPU, and the job has succeeded, with what is in the bucket."""
+    world = World(outcomes=("AlreadyPublished",), prepared=False)
+    world.settle()
+    assert world.stages == ["prepare"]
+    assert (world.condition()["status"], world.condition()["reason"]) == ("True", "AlreadyPublished")
+    assert world.condition("Prepared")["status"] == "True"
+    assert world.status["artifact"]["files"] == 5
+    assert {event["type"] for event in world.events.values()} == {"Normal"}
+
+
+def test_only_prepare_may_say_that_it_is_there() -> None:
+    """From a training pod it proves nothing."""
+    world = World({"retries": 0}, outcomes=("AlreadyPublished",))
+    world.settle()
+    assert (world.condition()["status"], world.condition()["reason"]) == ("False", "Unknown")
+
+
 def test_out_of_memory_names_the_limit_and_the_remedy() -> None:
     """OOMKilled is final, and the message holds the limit that was too small and the field to raise."""
     world = World({"resources": {"gpus": 0, "memory": "3Gi"}})

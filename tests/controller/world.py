@@ -34,6 +34,7 @@ SPEC: dict[str, Any] = {
 EXIT_CODES = {
     "Prepared": 0,
     "Published": 0,
+    "AlreadyPublished": 0,
     "TookPart": 0,
     "InvalidDataset": 65,
     "ModelNotFound": 66,
@@ -67,7 +68,7 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
 def termination_message(reason: str, chosen: int | None = None) -> str:
     """What the trainer writes; `chosen` is the micro-batch that `prepare` takes."""
     said: dict[str, Any] = {"reason": reason, "message": f"it was {reason}", "hint": "do this", "step": 7}
-    if reason == "Published":
+    if reason in ("Published", "AlreadyPublished"):
         said["artifact"] = {"uri": "s3://adapters/bot", "manifestSha256": "ab" * 32, "bytes": 1234, "files": 5}
     if reason == "Prepared":
         said["dataset"] = {"sha256": "cd" * 32, "rows": 9, "evaluationRows": 0, "tokens": 90, "trainedTokens": 45}

@@ -56,3 +56,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   resources: [events]
   verbs: [list, create, patch] # list: why the Job controller could not make a pod
 {{- end -}}
+
+{{/* CEL: the value v is none of a list whose entries are whole values, or beginnings that end in *. Empty allows all. */}}
+{{- define "finetune.foreign" -}}
+variables.{{ . }} != [] && !variables.{{ . }}.exists(e, e == v || (e.endsWith('*') && v.startsWith(e.substring(0, size(e) - 1))))
+{{- end -}}

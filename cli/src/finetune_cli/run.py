@@ -50,7 +50,7 @@ def _conclude(plan: Plan, trainer: Trainer, console: Console, seconds: float) ->
     outcome = trainer.outcome()
     if outcome is None:
         _died(plan, trainer, console)
-    elif outcome.reason is Reason.PUBLISHED:
+    elif outcome.reason in (Reason.PUBLISHED, Reason.ALREADY_PUBLISHED):
         console.print(Panel(_published(outcome, seconds), title="done", border_style="green", expand=False))
     elif outcome.reason is Reason.PREPARED:
         console.print(Panel(_prepared(plan, outcome, seconds), title="ready", border_style="green", expand=False))

@@ -1,4 +1,4 @@
-"""Renders the CustomResourceDefinition from the models: `python -m finetune_api.crd [--check] FILE...`."""
+"""Renders the CustomResourceDefinition and its reference page from the models: `python -m finetune_api.crd FILE...`."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from finetune_api import names
+from finetune_api import names, reference
 from finetune_api.base import Object, Rule
 from finetune_api.load import KubernetesLoader
 from finetune_api.status import Status
@@ -90,6 +90,11 @@ def crd() -> Schema:
 def render() -> str:
     """The CRD as YAML with the line that says where it comes from."""
     return HEADER + yaml.dump(crd(), Dumper=_PlainDumper, sort_keys=False, width=120)
+
+
+def reference_page() -> str:
+    """The page that explains every field."""
+    return reference.page(crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
 
 
 class _PlainDumper(yaml.SafeDumper):
@@ -181,19 +186,23 @@ def _cel(rule: Rule) -> Schema:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the CRD to every FILE, or with --check say which are stale; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m finetune_api.crd", description=main.__doc__)
+    """Write the CRD to every FILE (the reference page where it ends in .md), or with --check say which are stale.
+
+    Returns:
+        The exit status.
+    """
+    parser = argparse.ArgumentParser(prog="python -m finetune_api.crd", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
     options = parser.parse_args(arguments)
-    text = render()
-    stale = [path for path in options.files if not path.is_file() or path.read_text() != text]
+    texts = {path: reference_page() if path.suffix == ".md" else render() for path in options.files}
+    stale = [path for path, text in texts.items() if not path.is_file() or path.read_text() != text]
     for path in stale:
         if options.check:
             sys.stderr.write(f"{path} is stale: run `make generate`\n")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(texts[path])
     return 1 if options.check and stale else 0
 
 

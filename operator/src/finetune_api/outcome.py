@@ -40,6 +40,8 @@ class Reason(StrEnum):
 
     PREPARED = "Prepared"
     PUBLISHED = "Published"
+    ALREADY_PUBLISHED = "AlreadyPublished"
+    """Of `prepare`: the result is in the bucket, and nothing need be trained."""
     TOOK_PART = "TookPart"
     """Of every node but the first, whose word is the result."""
     INVALID_CONFIGURATION = "InvalidConfiguration"
@@ -99,6 +101,7 @@ class FollowUp(StrEnum):
 _EXIT_CODES = {
     Reason.PREPARED: ExitCode.SUCCESS,
     Reason.PUBLISHED: ExitCode.SUCCESS,
+    Reason.ALREADY_PUBLISHED: ExitCode.SUCCESS,
     Reason.TOOK_PART: ExitCode.SUCCESS,
     Reason.INVALID_CONFIGURATION: ExitCode.INVALID_CONFIGURATION,
     Reason.INVALID_DATASET: ExitCode.INVALID_DATASET,

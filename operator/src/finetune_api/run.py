@@ -70,6 +70,8 @@ class RunFile(Object):
     """As in the spec."""
     output: Output
     """As in the spec."""
+    rerun: bool = False
+    """As in the spec."""
 
     @staticmethod
     def of(
@@ -106,6 +108,7 @@ class RunFile(Object):
             debug=spec.debug,
             storage=spec.storage,
             output=spec.output,
+            rerun=spec.rerun,
         )
         return run.model_copy(update={"gpu_memory": spec.resources.gpu_memory, "coordinator": coordinator})
 

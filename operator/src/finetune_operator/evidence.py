@@ -80,7 +80,12 @@ def ending(job: Resource, told: Ending | None) -> Ending | None:
 
 def _belongs(how: Ending, job: Resource) -> bool:
     """Only `prepare` ends with Prepared, and only `train` with Published; to take part is no end of anything."""
-    ends = {Reason.PREPARED: names.Stage.PREPARE, Reason.PUBLISHED: names.Stage.TRAIN, Reason.TOOK_PART: None}
+    ends = {
+        Reason.PREPARED: names.Stage.PREPARE,
+        Reason.ALREADY_PUBLISHED: names.Stage.PREPARE,
+        Reason.PUBLISHED: names.Stage.TRAIN,
+        Reason.TOOK_PART: None,
+    }
     stage = (job["metadata"].get("labels") or {}).get(names.LABEL_STAGE)
     return how.outcome is None or ends.get(how.outcome.reason, stage) == stage
 
@@ -128,7 +133,7 @@ def _proves(outcome: Outcome) -> bool:
     """A success has something to show."""
     if outcome.reason is Reason.PREPARED:
         return outcome.dataset is not None
-    return outcome.reason is not Reason.PUBLISHED or outcome.artifact is not None
+    return outcome.reason not in (Reason.PUBLISHED, Reason.ALREADY_PUBLISHED) or outcome.artifact is not None
 
 
 def _seen(ended: Resource, text: str) -> str:

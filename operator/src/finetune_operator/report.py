@@ -94,7 +94,8 @@ def pronounce(status: Status, verdict: Verdict, generation: int, now: datetime) 
 
 def prepared(status: Status) -> bool:
     """Whether the dataset is ready; an attempt to train says so as well, for the list of attempts is bounded."""
-    return any(entry.stage == Stage.TRAIN or entry.reason == Reason.PREPARED for entry in status.attempts)
+    ready = (Reason.PREPARED, Reason.ALREADY_PUBLISHED)
+    return any(entry.stage == Stage.TRAIN or entry.reason in ready for entry in status.attempts)
 
 
 def _prepared_message(status: Status) -> str:
@@ -203,7 +204,7 @@ def _told(timestamp: float) -> str | None:
         return None
 
 
-_NORMAL = (*ActiveReason, "Published")
+_NORMAL = (*ActiveReason, Reason.PUBLISHED, Reason.ALREADY_PUBLISHED)
 _QUIET = (ActiveReason.PENDING,)
 
 

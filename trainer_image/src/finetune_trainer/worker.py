@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api.names import Stage
-from finetune_api.outcome import Outcome, Reason
+from finetune_api.outcome import ExitCode, Outcome, Reason
 from finetune_api.run import RunFile
 from finetune_trainer.sharding.strategy import hide_deepspeed, strategy_of
 from finetune_trainer.supervisor.processes import die_with_parent, write_stacks_on_request
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         outcome = outcome.model_copy(update={"reason": Reason.TOOK_PART})
     # The first process to fail knows the reason; its peers only see it vanish. A good end, and a stop, is the first
     # one's to tell: only it has the artifact, and only it saved. Each node has its own disk, and its own first one.
-    failed = outcome.reason not in (Reason.PREPARED, Reason.PUBLISHED, Reason.TOOK_PART, Reason.PREEMPTED)
+    failed = outcome.reason.exit_code not in (ExitCode.SUCCESS, ExitCode.PREEMPTED)
     if (leads or failed) and not work.outcome_file.exists():
         _tell(work, outcome)
     log.info("%s: %s: %s", run.name, outcome.reason, outcome.message)

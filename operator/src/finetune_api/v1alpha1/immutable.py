@@ -22,6 +22,7 @@ _PARTS = (
     "resources",
     "storage",
     "output",
+    "rerun",
 )
 _TEXTS = ("image", "serviceAccountName")
 _AT_REST = ("queueName", "workloadPriorityClassName")

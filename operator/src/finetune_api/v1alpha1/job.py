@@ -77,6 +77,9 @@ class Spec(Object):
     true."""
     suspend: bool = False
     """True stops the run (a checkpoint is saved first) and frees its GPUs; false goes on."""
+    rerun: bool = False
+    """True trains even where output.uri has the verified result of a job with the same model, data and settings. False
+    takes that result: an object that is deleted and applied again costs no GPU."""
     retries: Annotated[int, Field(ge=0, le=100)] = 3
     """New attempts after failures that another try can heal. Preemption never counts."""
     deadlines: Deadlines = Deadlines()

@@ -5,6 +5,8 @@ from finetune_api.outcome import Outcome, Reason
 from finetune_api.run import RunFile
 from finetune_trainer.data.dataset import Dataset, report, shown
 from finetune_trainer.extensions import check_extensions, check_image
+from finetune_trainer.preparation.content import base_files, content_hash
+from finetune_trainer.preparation.published import find_published
 from finetune_trainer.preparation.rows import Rows, write_rows
 from finetune_trainer.preparation.stored import StoredRows
 from finetune_trainer.storage import open_store
@@ -16,7 +18,7 @@ from finetune_trainer.workdir import WorkDir
 
 
 def execute(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
-    """Download, check and tokenise the rows, and put them into storage.
+    """Download, check and tokenise the rows, and put them into storage; nothing of it where the result is there.
 
     Raises:
         RunError: What is wrong with dataset, tokenizer or storage.
@@ -28,9 +30,13 @@ def execute(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
     store = open_store(run.output.uri, run.storage)
     rows, stored = Rows(run, work, reporter.say, reporter.chatter), StoredRows(store, run.uid, reporter.chatter)
     rows.fetch()
+    base = base_files(run)
     fetch_model(run.model, run.storage, work.model, reporter.chatter, weights=False)
     stop.check()
     keys = rows.keys()
+    published = None if run.rerun else find_published(store, content_hash(run, base, keys), reporter.say)
+    if published:
+        return published
     there = stored.keys() == keys and stored.restore(rows.folders, work.staging)
     if there:
         reporter.say("an earlier attempt has prepared these very rows")

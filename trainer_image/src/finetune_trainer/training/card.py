@@ -26,6 +26,7 @@ def facts(run: RunFile, inputs: Inputs, fitted: Fitted, merged: Merged | None) -
     """What a reader needs to trust or repeat the run; JSON values only."""
     return {
         "job": {"name": run.name, "namespace": run.namespace, "uid": run.uid, "attempt": run.attempt},
+        "contentHash": inputs.content,
         "baseModel": {
             "uri": run.model.uri,
             "revision": inputs.revision or run.model.revision,

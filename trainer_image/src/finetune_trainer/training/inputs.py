@@ -8,6 +8,7 @@ from finetune_api.outcome import DatasetReport, Reason
 from finetune_api.run import RunFile
 from finetune_trainer.data.dataset import Dataset, report, shown
 from finetune_trainer.errors import RunError
+from finetune_trainer.preparation.content import base_files, content_hash
 from finetune_trainer.preparation.rows import Rows, write_rows
 from finetune_trainer.preparation.stored import StoredRows
 from finetune_trainer.storage import Store
@@ -25,6 +26,8 @@ class Inputs:
 
     revision: str
     """Commit of an hf:// model; empty elsewhere, and in all processes but the first."""
+    content: str
+    """See `content_hash`; empty likewise."""
     tokenizer: Any
     train: Dataset
     evaluation: Dataset | None
@@ -50,13 +53,16 @@ def bring_inputs(session: Session, store: Store) -> Inputs:
     run, work, processes, reporter = session.run, session.work, session.processes, session.reporter
     rows = Rows(run, work, reporter.say, reporter.chatter)
     stored, revision = StoredRows(store, run.uid, reporter.chatter), ""
+    content = ""
 
     if processes.first:
         prepared = stored.restore(rows.folders, work.staging)
         if not prepared:
             rows.fetch()  # before the model: a dataset is small beside it, and most mistakes are in it
+        base = base_files(run)
         revision = fetch_model(run.model, run.storage, work.model, reporter.chatter)
         check_files(work.model)
+        content = content_hash(run, base, stored.keys() if prepared else rows.keys())
         if not prepared:
             write_rows(rows, store)
             if processes.nodes > 1:
@@ -75,7 +81,7 @@ def bring_inputs(session: Session, store: Store) -> Inputs:
         reporter.say(sentence)
     train = _weighted(run, train, reporter.say)
     task = task_of(run.task.type, train.facts.labels, tokenizer, work.model, float(run.training.label_smoothing))
-    return Inputs(revision, tokenizer, train, others[0] if others else None, task)
+    return Inputs(revision, content, tokenizer, train, others[0] if others else None, task)
 
 
 def _weighted(run: RunFile, train: Dataset, say: Callable[[str], None]) -> Dataset:
