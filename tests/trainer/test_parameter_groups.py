@@ -72,6 +72,18 @@ def test_the_first_step_is_adamws(ratio: int, steps: Steps, model: Path, tmp_pat
         assert not torch.equal(after[name], weight), name
 
 
+@pytest.mark.parametrize("kind", ["AdamW8bit", "Lion", "Adafactor", "SGD"])
+def test_other_optimizers_have_groups_too(kind: str, steps: Steps, model: Path, tmp_path: Path) -> None:
+    """Each parameter has its rate and its decay, and moves."""
+    groups = [{"modules": ["layers.0"], "learningRate": "8e-3", "weightDecay": "0"}]
+    method = {**RANDOM_A_AND_B, "rank": 64}
+    _run(tmp_path, model, method=method, parameterGroups=groups, optimizer={"type": kind})
+    for name, weight in steps.weights[0].items():
+        own = ".layers.0." in name
+        assert (steps.rates[0][name], steps.decays[name]) == ((8e-3, 0.0) if own else (4e-3, 0.1)), name
+        assert not torch.equal(weight, steps.weights[1][name]), name
+
+
 def test_the_schedule_is_that_of_all(steps: Steps, model: Path, tmp_path: Path) -> None:
     """In every step of warm-up and decay, each group has the same share of its own peak; the run's is logged."""
     method = {**RANDOM_A_AND_B, "modulesToSave": ["lm_head"]}
