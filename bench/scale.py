@@ -17,9 +17,10 @@ from typing import Any
 from bench.burst import burst
 from bench.idle import idle
 from bench.machine import describe
+from bench.restart import restart
 
 HERE = Path(__file__).parent
-PARTS = {"burst": burst, "idle": idle}
+PARTS = {"burst": burst, "idle": idle, "restart": restart}
 
 
 def main() -> None:
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, default=HERE / "scale.json", help="where the numbers go; other parts' stay")
     add("--jobs", type=int, default=2000, help="FineTuneJobs of the burst (default: %(default)s)")
     add("--objects", type=int, default=1000, help="FineTuneJobs of the idle cluster (default: %(default)s)")
+    add("--many", type=int, default=10_000, help="FineTuneJobs that a restart finds (default: %(default)s)")
     add("--minutes", type=float, default=10, help="of idleness (default: %(default)s)")
     add("--workers", type=int, default=4, help="passes at once, and requests of the bare client (default: %(default)s)")
     return parser

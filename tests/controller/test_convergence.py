@@ -1,5 +1,6 @@
 """Whatever happens in whatever order, and wherever the operator dies, the story ends as its causes say."""
 
+import copy
 from itertools import pairwise
 from typing import Any
 
@@ -97,22 +98,28 @@ def hold_history_laws(world: World) -> None:
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@example(("Published", "OutOfGPUMemory", "InternalError", "OutOfGPUMemory"), 3, 1, [])  # what was given up stays so
+@example(
+    ("Published", "OutOfGPUMemory", "InternalError", "OutOfGPUMemory"), 3, 1, False, []
+)  # what was given up stays so
 @given(
     outcomes,
     st.integers(0, 3),
     st.integers(1, 2),
+    st.booleans(),
     st.lists(st.one_of(moves.filter(bool), suspensions.map(lambda s: [s])), max_size=4),
 )
 def test_any_order_any_crash_same_end(
-    script: tuple[str, ...], retries: int, nodes: int, story: list[list[Any]]
+    script: tuple[str, ...], retries: int, nodes: int, met: bool, story: list[list[Any]]
 ) -> None:
     """Order of events, duplicates, crashes after any write and suspensions in between do not change the end.
 
-    On one node or on two: one Job an attempt, and for two nodes one Service with it.
+    On one node or on two: one Job an attempt, and for two nodes one Service with it. Nor does it matter whether the
+    first pass knows from a watch that the job is new (`met`).
     """
     spec = {"retries": retries, "training": BATCH, "resources": {"gpus": 0, "nodes": nodes}}
     world = World(spec, script, prepared=False)
+    if met:
+        world.reconciler.met(copy.deepcopy(world.resource or {}))
     for part in story:
         play(world, part)
     world.edit(suspend=False)

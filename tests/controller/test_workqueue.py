@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from finetune_operator.workqueue import WorkQueue
+from finetune_operator.workqueue import Lane, WorkQueue
 
 
 async def work(
@@ -155,7 +155,7 @@ async def test_a_restart_and_fresh_news_starve_neither() -> None:
             queue.stop()
 
     for number in range(10_000):
-        queue.add(f"listed {number}", hurry=False)
+        queue.add(f"listed {number}", Lane.PATIENT)
     queue.add("listed 9999")  # something happened to it meanwhile
     queue.add("fresh")
     assert len(queue) == 10_001

@@ -9,7 +9,7 @@ policy ends it.
 import copy
 import itertools
 import json
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -252,9 +252,18 @@ class World:
 
     # -- the Cluster protocol -------------------------------------------------------------------------------------
 
-    async def keys(self, namespaces: tuple[str, ...]) -> list[tuple[str, str]]:
+    async def check(self, namespaces: tuple[str, ...]) -> None:
         """See Cluster."""
-        return [KEY] if self.resource and namespaces in ((), (KEY[0],)) else []
+
+    async def pages(self, kind: str, namespaces: tuple[str, ...]) -> AsyncIterator[list[dict[str, Any]]]:
+        """See Cluster."""
+        found = {
+            "finetunejobs": [self.resource] if self.resource else [],
+            "jobs": [*self.jobs.values()],
+            "pods": self.pods,
+        }
+        if namespaces in ((), (KEY[0],)):
+            yield copy.deepcopy(found[kind])
 
     async def job(self, key: tuple[str, str]) -> dict[str, Any] | None:
         """See Cluster."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @contextmanager
-def a_plane(root: Path) -> Iterator[ControlPlane]:
-    """A control plane with a simulated node, the CRD and a namespace."""
-    with control_plane(root, lives()) as plane:
+def a_plane(root: Path, stages: list[Any] | None = None) -> Iterator[ControlPlane]:
+    """A control plane with a simulated node, the CRD and a namespace; `stages` are the lives of its pods."""
+    with control_plane(root, stages or lives()) as plane:
         plane.kubectl("apply", "--server-side", "-f", str(REPOSITORY / "crds" / "finetunejobs.yaml"))
         plane.kubectl("wait", "--for=condition=Established", f"crd/{names.PLURAL}.{names.GROUP}", "--timeout=30s")
         plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})

@@ -61,6 +61,11 @@ class Operator:
         except OSError:
             return 0, ""
 
+    def stop(self) -> None:
+        """Ask it to end, and wait for that."""
+        self.signal(signal.SIGTERM)
+        self.wait()
+
     def __enter__(self) -> Self:
         self.start()
         return self

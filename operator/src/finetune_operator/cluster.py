@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
@@ -23,7 +23,7 @@ from finetune_operator.observe import controller_uid
 Resource = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and name of a FineTuneJob."""
-_PAGE = 500
+_PAGE = 100
 _TRIES = 5  # of a request that the API server wants later
 _LONGEST_WAIT = 60.0
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -32,8 +32,11 @@ _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 class Cluster(Protocol):
     """Everything that the operator reads and writes."""
 
-    async def keys(self, namespaces: tuple[str, ...]) -> list[Key]:
-        """All FineTuneJobs of these namespaces; of the cluster when there are none."""
+    async def check(self, namespaces: tuple[str, ...]) -> None:
+        """Raise ApiError where FineTuneJobs cannot be listed in these namespaces; in the cluster if there are none."""
+
+    def pages(self, kind: str, namespaces: tuple[str, ...]) -> AsyncIterator[list[Resource]]:
+        """All FineTuneJobs, or all Jobs or Pods of ours (`jobs`, `pods`), as long lists as the API server gives."""
 
     async def job(self, key: Key) -> Resource | None:
         """The FineTuneJob, or None if there is none."""
@@ -94,14 +97,15 @@ class ApiCluster:
             "token": auth.split(" ", 1)[-1] or None,
         }
 
-    async def keys(self, namespaces: tuple[str, ...]) -> list[Key]:  # noqa: D102 - see Cluster
-        found: list[Key] = []
+    async def check(self, namespaces: tuple[str, ...]) -> None:  # noqa: D102 - see Cluster
         for namespace in namespaces or (None,):
-            found += [
-                (item["metadata"]["namespace"], item["metadata"]["name"])
-                for item in await self._list(_jobs_path(namespace))
-            ]
-        return found
+            await self._call("GET", _list_path(names.PLURAL, namespace) + "?limit=1")
+
+    async def pages(self, kind: str, namespaces: tuple[str, ...]) -> AsyncIterator[list[Resource]]:  # noqa: D102
+        ours = {} if kind == names.PLURAL else {"labelSelector": f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"}
+        for namespace in namespaces or (None,):
+            async for page in self._pages(_list_path(kind, namespace), **ours):
+                yield page
 
     async def job(self, key: Key) -> Resource | None:  # noqa: D102
         try:
@@ -184,14 +188,16 @@ class ApiCluster:
 
     async def _list(self, path: str, **query: str) -> list[Resource]:
         """All pages of a list."""
-        items: list[Resource] = []
+        return [item async for page in self._pages(path, **query) for item in page]
+
+    async def _pages(self, path: str, **query: str) -> AsyncIterator[list[Resource]]:
         parameters = {**query, "limit": str(_PAGE)}
         while True:
             page = await self._call("GET", f"{path}?{urlencode(parameters)}")
-            items += page["items"]
+            yield page["items"]
             following = page["metadata"].get("continue")
             if not following:
-                return items
+                return
             parameters["continue"] = following
 
     async def _call(self, verb: str, path: str, body: Resource | None = None) -> Resource:
@@ -242,9 +248,15 @@ def _judged(code: int, data: bytes, retry_after: str = "") -> Resource:
     raise ApiError(code, str(content.get("reason", "")), str(content.get("message", "")))
 
 
-def _jobs_path(namespace: str | None, name: str | None = None) -> str:
-    path = f"/apis/{names.API_VERSION}" + (f"/namespaces/{namespace}" if namespace else "") + f"/{names.PLURAL}"
-    return f"{path}/{name}" if name else path
+def _list_path(kind: str, namespace: str | None) -> str:
+    within = f"/namespaces/{namespace}" if namespace else ""
+    return {names.PLURAL: f"/apis/{names.API_VERSION}", "jobs": "/apis/batch/v1", "pods": "/api/v1"}[
+        kind
+    ] + f"{within}/{kind}"
+
+
+def _jobs_path(namespace: str, name: str) -> str:
+    return f"{_list_path(names.PLURAL, namespace)}/{name}"
 
 
 def _refusal(error: ApiError, kind: str, name: str) -> tuple[str, str]:

@@ -28,8 +28,17 @@ class _Ears:
             yield data
 
 
-def session(connection: kopf.ConnectionInfo, agent: str, heard: Heard) -> kopf.AiohttpSession:
-    """A session for kopf, which closes it; `heard` is called with a URL's path whenever bytes of an answer arrive."""
+def session(
+    connection: kopf.ConnectionInfo, agent: str, heard: Heard, listed: Callable[[], None] = lambda: None
+) -> kopf.AiohttpSession:
+    """A session for kopf, which closes it.
+
+    Args:
+        connection: Where the API server is and how to log in.
+        agent: The user agent.
+        heard: Called with a URL's path whenever bytes of an answer arrive.
+        listed: Called when a list begins to arrive.
+    """
 
     class Response(aiohttp.ClientResponse):
         async def start(self, connection: Any) -> aiohttp.ClientResponse:
@@ -37,6 +46,7 @@ def session(connection: kopf.ConnectionInfo, agent: str, heard: Heard) -> kopf.A
             if self.status == 200:
                 if "watch" not in self.url.query:
                     heard(self.url.path)  # a list; of a watch only what it brings counts
+                    listed()
                 self.content = _Ears(self.content, lambda: heard(self.url.path))  # type: ignore[assignment]
             return result
 

@@ -5,7 +5,7 @@ import logging
 import random
 import signal
 from collections.abc import Awaitable, Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import kopf
@@ -16,9 +16,10 @@ from finetune_operator.cluster import ApiCluster, Key, connect
 from finetune_operator.fence import Fence
 from finetune_operator.lease import Alone, Elector, Timing
 from finetune_operator.progress import Poller
-from finetune_operator.reconcile import Reconciler, resync, wait_for_api
+from finetune_operator.reconcile import Reconciler, wait_for_api
 from finetune_operator.settings import Settings
-from finetune_operator.workqueue import WorkQueue
+from finetune_operator.survey import Survey
+from finetune_operator.workqueue import Lane, WorkQueue
 
 _logger = logging.getLogger(__name__)
 _SELECTOR = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
@@ -37,44 +38,62 @@ def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     result.posting.reporting_component = names.MANAGED_BY
     result.networking.request_timeout = settings.request_seconds
     result.networking.enforce_retry_after = True
+    result.queueing.idle_timeout = 0.05  # a task that waits for more news of an object holds the last body until then
     result.watching.server_timeout = 300  # an int: kopf puts it into the query as it is
     result.watching.client_timeout = 310
     result.watching.connect_timeout = 30
     result.watching.reconnect_backoff = 1.0
-    result.watching.chunk_size = 500
+    result.watching.chunk_size = 100
     result.watching.label_selectors["batch", "v1", "jobs"] = _SELECTOR
     result.watching.label_selectors["", "v1", "pods"] = _SELECTOR
     return result
 
 
-def registry(queue: WorkQueue[Key], cluster: ApiCluster, heard: listening.Heard) -> kopf.OperatorRegistry:
+@dataclass(frozen=True)
+class Ears:
+    """What the watches tell, and whom. Only the leader acts on news; who takes over looks at everything first."""
+
+    leads: Callable[[], bool]
+    queue: WorkQueue[Key]
+    met: Callable[[dict[str, Any]], None]
+    """Takes a FineTuneJob that was just created."""
+    heard: listening.Heard
+    listed: Callable[[], None]
+
+    def tell(self, resource: str, type: str | None, namespace: str | None, name: str, lane: Lane = Lane.NEWS) -> None:  # noqa: A002 - kopf's
+        """Something happened to that FineTuneJob, or to what belongs to it."""
+        metrics.LAST_EVENT.labels(resource).set_to_current_time()
+        if type is not None and self.leads():  # None: it was listed, and the survey looks at all that is
+            self.queue.add((namespace or "", name), lane)
+
+
+def registry(ears: Ears, cluster: ApiCluster) -> kopf.OperatorRegistry:
     """The watches. Handlers do no I/O and cannot fail: kopf would not call them again."""
     result = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=result)
     async def login(**_: Any) -> kopf.AiohttpSession:
-        return listening.session(kopf.ConnectionInfo(**await cluster.credentials()), cluster.agent, heard)
+        return listening.session(
+            kopf.ConnectionInfo(**await cluster.credentials()), cluster.agent, ears.heard, ears.listed
+        )
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=result)
-    async def on_job(namespace: str | None, name: str | None, type: str | None, **_: Any) -> None:  # noqa: A002 - kopf's
-        _heard(names.PLURAL)
-        queue.add((namespace or "", name or ""), hurry=type is not None)  # None: it was listed, so it is no news
+    async def on_job(namespace: str | None, name: str | None, type: str | None, event: Any, **_: Any) -> None:  # noqa: A002 - kopf's
+        resource = event["object"]
+        fresh = type == "ADDED" and not resource.get("status", {}).get("conditions")
+        if fresh and ears.leads():
+            ears.met(resource)
+        ears.tell(names.PLURAL, type, namespace, name or "", Lane.FIRST if fresh else Lane.NEWS)
 
     @kopf.on.event("batch", "v1", "jobs", registry=result)
     async def on_batch_job(namespace: str | None, labels: kopf.Labels, type: str | None, **_: Any) -> None:  # noqa: A002
-        _heard("jobs")
-        queue.add((namespace or "", labels.get(names.LABEL_JOB_NAME, "")), hurry=type is not None)
+        ears.tell("jobs", type, namespace, labels.get(names.LABEL_JOB_NAME, ""))
 
     @kopf.on.event("", "v1", "pods", registry=result)
     async def on_pod(namespace: str | None, labels: kopf.Labels, type: str | None, **_: Any) -> None:  # noqa: A002
-        _heard("pods")
-        queue.add((namespace or "", labels.get(names.LABEL_JOB_NAME, "")), hurry=type is not None)
+        ears.tell("pods", type, namespace, labels.get(names.LABEL_JOB_NAME, ""))
 
     return result
-
-
-def _heard(resource: str) -> None:
-    metrics.LAST_EVENT.labels(resource).set_to_current_time()
 
 
 async def run(settings: Settings) -> int:
@@ -88,6 +107,7 @@ async def run(settings: Settings) -> int:
     metrics.QUEUE_DEPTH.set_function(lambda: len(queue))
     poller = Poller(settings.progress_seconds, queue.add)
     reconciler = Reconciler(cluster, poller, settings)
+    survey = Survey(cluster, reconciler, queue, settings.namespaces)
     server = health.Server(settings.http_host, settings.http_port, state, metrics.render)
     workers = [
         asyncio.create_task(_as_leader(elector, queue.work, reconciler), name=f"worker {n}")
@@ -103,20 +123,11 @@ async def run(settings: Settings) -> int:
         asyncio.create_task(state.keep_beating(), name="heartbeat"),
         asyncio.create_task(_when_ready(ready, elector, stop, state), name="readiness"),
         asyncio.create_task(
-            _as_leader(
-                elector,
-                resync,
-                cluster,
-                settings,
-                partial(queue.add, hurry=False),
-                lambda: random.uniform(0.8, 1.2),
-            ),
-            name="resync",
+            _as_leader(elector, survey.run, lambda: settings.resync_seconds * random.uniform(0.8, 1.2)), name="survey"
         ),
     ]
-    watches = asyncio.create_task(
-        _watch(settings, registry(queue, cluster, state.heard), cluster, stop, ready), name="watches"
-    )
+    ears = Ears(elector.leading.is_set, queue, reconciler.met, state.heard, survey.want)
+    watches = asyncio.create_task(_watch(settings, registry(ears, cluster), cluster, stop, ready), name="watches")
     try:
         done, _ = await asyncio.wait([watches, *parts], return_when=asyncio.FIRST_COMPLETED)
         return _verdict(done, stopping=stop.is_set())

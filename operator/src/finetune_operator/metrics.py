@@ -52,6 +52,10 @@ class States:
         self._states: dict[tuple[str, str], str] = {}
         self._counts: Counts[str] = Counts()
 
+    def known(self) -> set[tuple[str, str]]:
+        """The jobs that are counted."""
+        return set(self._states)
+
     def put(self, key: tuple[str, str], state: str | None) -> None:
         """The job is in that state now; None: it is gone."""
         old = self._states.get(key)

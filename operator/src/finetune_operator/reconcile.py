@@ -14,7 +14,7 @@ from finetune_operator.cluster import Cluster, Key
 from finetune_operator.errors import ApiError, RefusedError
 from finetune_operator.events import Recorder
 from finetune_operator.evidence import Trouble
-from finetune_operator.observe import Observed, State, observe
+from finetune_operator.observe import Attempt, Observed, State, observe
 from finetune_operator.plan import Action, CreateJob, CreateService, DeleteJob, DeleteSelf, Plan, SetSuspend, plan
 from finetune_operator.progress import Poller
 from finetune_operator.settings import Settings
@@ -38,6 +38,29 @@ class Reconciler:
         self._recorder = Recorder(cluster, settings.pod_name)
         self._states = metrics.States()
         self._written: dict[Key, float] = {}
+        self._fresh: dict[Key, Resource] = {}
+
+    def met(self, resource: Resource) -> None:
+        """A watch says that this FineTuneJob was just created. Only for the leader: nobody else has begun with it."""
+        self._fresh[resource["metadata"]["namespace"], resource["metadata"]["name"]] = resource
+
+    def known(self) -> set[Key]:
+        """The FineTuneJobs that were there when they were last looked at."""
+        return self._states.known()
+
+    def rest(self, resource: Resource, jobs: list[Resource], pods: list[Resource]) -> float | None:
+        """Seconds until a pass is due by what was listed: 0 is now, None is never while nothing happens."""
+        metadata = resource["metadata"]
+        observed = observe(metadata["uid"], jobs, pods, {})
+        if metadata.get("deletionTimestamp") or any(_wants_a_look(attempt) for attempt in observed.attempts):
+            return 0.0
+        decided = plan(resource, observed, None, self._clock(), self._settings)
+        if decided.actions or decided.status is None or decided.requeue_after == 0:
+            return 0.0
+        if merge_patch(resource.get("status") or {}, decided.status.to_dict()):
+            return 0.0
+        self._states.put((metadata["namespace"], metadata["name"]), _reason(decided.status))
+        return decided.requeue_after
 
     async def __call__(self, key: Key) -> float | None:
         """Do a pass; returns when to do the next one if nothing happens before."""
@@ -57,6 +80,10 @@ class Reconciler:
             return again
 
     async def _pass(self, key: Key) -> float | None:
+        if fresh := self._fresh.pop(key, None):
+            begun = await self._begin(key, fresh)
+            if begun is not None:
+                return begun
         resource = await self._cluster.job(key)
         if resource is None or resource["metadata"].get("deletionTimestamp"):
             self._forget(key)
@@ -66,6 +93,22 @@ class Reconciler:
         if decided is None:
             return None
         return _earliest(decided.requeue_after, await self._report(key, resource, decided))
+
+    async def _begin(self, key: Key, fresh: Resource) -> float | None:
+        """Create the first Job of what has none, before anything is read or said: in a burst, Jobs come first.
+
+        Its status is written by the pass that the Job's own news brings, and by all means by the one after the seconds
+        that this returns. None: this is not so simple a case.
+        """
+        decided = plan(fresh, Observed(), None, self._clock(), self._settings)
+        if not any(isinstance(action, CreateJob) for action in decided.actions):
+            return None
+        try:
+            for action in decided.actions:
+                await self._act(key, fresh, action)
+        except RefusedError:
+            return None
+        return decided.requeue_after
 
     async def _observe(self, resource: Resource) -> Observed:
         namespace, uid = resource["metadata"]["namespace"], resource["metadata"]["uid"]
@@ -149,6 +192,7 @@ class Reconciler:
         self._poller.follow(key, "", None)
         self._states.put(key, None)
         self._recorder.forget(key)
+        self._fresh.pop(key, None)
         self._written.pop(key, None)
 
 
@@ -156,23 +200,12 @@ async def wait_for_api(cluster: Cluster, settings: Settings) -> None:
     """Wait until FineTuneJobs can be listed: kopf looks for the kinds it watches only once, when it starts."""
     while True:
         try:
-            await cluster.keys(settings.namespaces)
+            await cluster.check(settings.namespaces)
         except (ApiError, TimeoutError) as error:
             _logger.warning("waiting for FineTuneJobs to be listable: %s", error)
             await asyncio.sleep(_API_SECONDS)
         else:
             return
-
-
-async def resync(cluster: Cluster, settings: Settings, add: Callable[[Key], None], pause: Callable[[], float]) -> None:
-    """Look at every FineTuneJob from time to time, whatever the watches say."""
-    while True:
-        await asyncio.sleep(settings.resync_seconds * pause())
-        try:
-            for key in await cluster.keys(settings.namespaces):
-                add(key)
-        except (ApiError, TimeoutError) as error:
-            _logger.warning("cannot list FineTuneJobs for the resync: %s", error)
 
 
 def merge_patch(old: Resource, new: Resource) -> Resource:
@@ -188,6 +221,11 @@ def merge_patch(old: Resource, new: Resource) -> Resource:
         elif value != old[key]:
             patch[key] = value
     return patch
+
+
+def _wants_a_look(attempt: Attempt) -> bool:
+    """Who runs is asked for its progress, and of who waits for a pod, Events say why."""
+    return attempt.state is not State.ENDED and not (attempt.suspended and not attempt.live_pods and not attempt.queue)
 
 
 def _reason(status: Status) -> str:

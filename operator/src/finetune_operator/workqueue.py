@@ -5,6 +5,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
+from enum import IntEnum
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -13,6 +14,17 @@ Handler = Callable[[K], Awaitable[float | None]]
 
 _logger = logging.getLogger(__name__)
 _SHARE = 4  # of so many passes one goes to what is in no hurry, while there is both
+_FIRST_SHARE = 16  # of so many passes one goes to the rest, while there are first ones
+
+
+class Lane(IntEnum):
+    """How soon a key wants attention. A full lane starves nobody."""
+
+    FIRST = 0
+    """New ones: short passes, on which hardware waits."""
+    NEWS = 1
+    PATIENT = 2
+    """Nothing has happened."""
 
 
 class WorkQueue(Generic[K]):
@@ -28,9 +40,8 @@ class WorkQueue(Generic[K]):
     ) -> None:
         self._base, self._max = backoff_base, backoff_max
         self._on_retry, self._jitter = on_retry, jitter
-        self._ready: deque[K] = deque()
-        self._patient: deque[K] = deque()  # in no hurry; a key that got into one since is left here, and skipped
-        self._waiting: dict[K, bool] = {}  # the keys in _ready (True) or _patient (False)
+        self._lanes: dict[Lane, deque[K]] = {lane: deque() for lane in Lane}
+        self._waiting: dict[K, Lane] = {}  # where each key is; an older entry of it in a slower lane is skipped
         self._served = 0
         self._working: set[K] = set()
         self._again: set[K] = set()  # added while being worked on
@@ -42,13 +53,13 @@ class WorkQueue(Generic[K]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, key: K, *, hurry: bool = True) -> None:
-        """The key wants attention; without hurry, after those that do. Call it from the event loop."""
+    def add(self, key: K, lane: Lane = Lane.NEWS) -> None:
+        """The key wants attention. Call it from the event loop."""
         if key in self._working:
             self._again.add(key)
-        elif key not in self._waiting or (hurry and not self._waiting[key]):
-            self._waiting[key] = hurry
-            (self._ready if hurry else self._patient).append(key)
+        elif key not in self._waiting or lane < self._waiting[key]:
+            self._waiting[key] = lane
+            self._lanes[lane].append(key)
             self._news.set()
 
     def add_after(self, key: K, seconds: float) -> None:
@@ -91,13 +102,20 @@ class WorkQueue(Generic[K]):
                     self.add(key)
 
     def _next(self) -> K:
-        """What is in a hurry, and now and then what is not: a full restart shall starve nobody, nor be starved."""
+        """From the first lane that has a key, and now and then from the others before it."""
         self._served += 1
-        while self._patient and self._waiting.get(self._patient[0]) is not False:
-            self._patient.popleft()
-        if self._patient and (not self._ready or self._served % _SHARE == 0):
-            return self._patient.popleft()
-        return self._ready.popleft()
+        order = list(Lane)
+        if self._served % _FIRST_SHARE == 0:
+            order = [Lane.NEWS, Lane.PATIENT, Lane.FIRST]
+        if self._served % _SHARE == 0 and not self._lanes[Lane.FIRST]:
+            order = [Lane.PATIENT, Lane.NEWS]
+        for lane in order:
+            keys = self._lanes[lane]
+            while keys and self._waiting.get(keys[0]) is not lane:
+                keys.popleft()
+            if keys:
+                return keys.popleft()
+        raise LookupError("no key waits")
 
     async def _handle(self, key: K, handler: Handler[K]) -> None:
         try:
