@@ -3,7 +3,7 @@
 A case is YAML text, because part of what is judged is how scalars are read.
 """
 
-from tests.api import cases_parallelism, cases_queue, taskcases
+from tests.api import cases_groups, cases_parallelism, cases_queue, taskcases
 from tests.api.cases_output import ACCEPTED as ACCEPTED_OUTPUTS
 from tests.api.cases_output import REFUSED as REFUSED_OUTPUTS
 from tests.api.jobtext import Case
@@ -11,6 +11,7 @@ from tests.api.jobtext import job as _job
 
 ACCEPTED = [
     *ACCEPTED_OUTPUTS,
+    *cases_groups.ACCEPTED,
     *cases_parallelism.ACCEPTED,
     *cases_queue.ACCEPTED,
     Case("the smallest job", _job()),
@@ -94,6 +95,7 @@ ACCEPTED = [
 
 REFUSED = [
     *REFUSED_OUTPUTS,
+    *cases_groups.REFUSED,
     *cases_parallelism.REFUSED,
     *cases_queue.REFUSED,
     Case("no model", _job(model="").replace("  model: {}\n", ""), "spec.model"),
@@ -361,11 +363,7 @@ REFUSED = [
     Case("packing by a word", _job("training: {packing: bfd}"), "spec.training.packing"),
     Case("a negative seed", _job("training: {seed: -1}"), "spec.training.seed"),
     Case("no checkpoint kept", _job("training: {checkpoints: {keep: 0}}"), "spec.training.checkpoints.keep"),
-    Case(
-        "a checkpoint every 0 s",
-        _job("training: {checkpoints: {everySeconds: 0}}"),
-        "spec.training.checkpoints.everySeconds",
-    ),
+    Case("a checkpoint every 0 s", _job("training: {checkpoints: {everySeconds: 0}}"), "spec.training.checkpoints"),
     Case(
         "a divergence of a loss that falls",
         _job("training: {divergence: {factor: '0.5'}}"),

@@ -14,9 +14,20 @@ ACCEPTED = [
             output="uri: s3://adapters/case, vllm: {maxLoRARank: 64}",
         ),
     ),
+    Case(
+        "an output below the adapter that it goes on from",
+        job(model="uri: s3://models/tiny, adapter: {uri: s3://adapters/a}", output="uri: s3://adapters/a/b"),
+    ),
 ]
 
 REFUSED = [
+    Case("an output in place of the model", job(output="uri: s3://models/tiny"), "spec.output.uri"),
+    Case("an output in place of the model, with a slash", job(output="uri: s3://models/tiny/"), "spec.output.uri"),
+    Case(
+        "an output in place of the adapter that it goes on from",
+        job(model="uri: s3://models/tiny, adapter: {uri: s3://adapters/a/}", output="uri: s3://adapters/a"),
+        "spec.output.uri",
+    ),
     Case("a merge that nobody measures", job(output="uri: s3://adapters/case, merge: {}"), "spec.output.merge"),
     Case(
         "a merge of virtual tokens",

@@ -33,6 +33,12 @@ def example(name: str) -> dict[str, Any]:
     return job.spec.method.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
+def groups(name: str) -> dict[str, Any]:
+    """The parameter groups of an example, as keywords of a run's training."""
+    (job,) = load_jobs((EXAMPLES / f"{name}.yaml").read_text())
+    return job.spec.training.model_dump(mode="json", by_alias=True, include={"parameter_groups"}, exclude_unset=True)
+
+
 def _lora(method: dict[str, Any], tensors: int = 28, **training: Any) -> MethodCase:
     return MethodCase(method, "lora_", tensors, training, gain=0.2)
 
@@ -41,10 +47,12 @@ CASES = {
     "qlora": _lora(example("qlora")),
     "int8": _lora(example("int8")),
     "lora": _lora(example("lora")),
+    "rslora": _lora(example("rslora")),
     "dora": _lora(example("dora"), tensors=42),
     "lora-plus": _lora(example("lora-plus")),
     "pissa": _lora(example("pissa")),
     "lora-with-head": MethodCase(example("lora-with-head"), "", 29, gain=0.2),
+    "learning-rates": MethodCase(example("learning-rates"), "", 29, groups("learning-rates"), gain=0.2),
     "adalora": MethodCase(example("adalora"), "lora_", 42, {"learningRate": "2e-2", "maxSteps": 10}, gain=0.1),
     "ia3": MethodCase(example("ia3"), "ia3_", 6, {"learningRate": "5e-2"}),
     "prefix-tuning": MethodCase(example("prefix-tuning"), "prompt_encoder", 1, {"learningRate": "5e-2"}),

@@ -26,16 +26,23 @@ RUNS: dict[str, dict[str, Any]] = {
     # Its base is another one while training.
     "pissa": {"method": example("pissa")},
     "full": {"method": {**PLAIN, **example("full")}},
-    "lora-plus": {"method": example("lora-plus"), "scheduler": "WarmupStableDecay"},
+    # Rates and decays by parameter.
+    "lora-plus": {
+        "method": example("lora-plus"),
+        "scheduler": "WarmupStableDecay",
+        "weightDecay": "0.1",
+        "parameterGroups": [
+            {"modules": ["layers.0"], "learningRate": "1e-2"},
+            {"modules": ["mlp"], "learningRate": "2e-3", "weightDecay": "0.5"},
+        ],
+    },
 }
 STOPS = [
     ("p-tuning", 3),
     ("adalora", 3),
+    ("lora-plus", 5),
     *(pytest.param(*stop, marks=pytest.mark.soak) for stop in (("p-tuning", STEPS), ("adalora", STEPS))),
-    *(
-        pytest.param(*stop, marks=pytest.mark.soak)
-        for stop in (("pissa", 5), ("lora-plus", 5), ("full", 5), ("full", STEPS))
-    ),
+    *(pytest.param(*stop, marks=pytest.mark.soak) for stop in (("pissa", 5), ("full", 5), ("full", STEPS))),
 ]
 """While ranks are pruned, and at the very end."""
 

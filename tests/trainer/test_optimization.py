@@ -213,6 +213,8 @@ def test_extra_arguments_reach_the_trainer(model: Path, tmp_path: Path) -> None:
         ("learning_rate", "1", "training.learningRate"),
         ("save_steps", "1", "training.checkpoints.everySteps"),
         ("report_to", "wandb", "training.trackers says it"),
+        ("optim", "galore_adamw", "training.optimizer.type says it"),
+        ("optim_target_modules", "all-linear", "GaLore and APOLLO use it, which are not offered"),
         ("push_to_hub", "true", "the trainer sets it itself"),
         ("resume_from_checkpoint", "x", "the trainer sets it itself"),
         ("logging_nan_inf_filter", "true", "the trainer sets it itself"),

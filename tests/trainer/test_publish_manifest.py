@@ -90,6 +90,36 @@ def test_changed_in_storage(folder: Path, tmp_path: Path, victim: str) -> None:
     assert not store.exists("manifest.json")
 
 
+def test_nothing_of_an_older_result_stays(folder: Path, s3_uri: str, s3_storage: Storage) -> None:
+    """What only the older manifest names goes, in sub-folders too; what none names is not ours and stays."""
+    store = open_store(s3_uri, s3_storage)
+    for path in ("chat_template.jinja", "merged/model.safetensors"):
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_bytes(b"of the older one")
+    publish(folder, store, {}, lambda _: None)
+    foreign = ("notes.txt", "merged/notes.txt", ".finetune/uid/checkpoints/step-1/optimizer.pt")
+    for path in foreign:
+        store.write(path, b"somebody's")
+    for path in ("chat_template.jinja", "merged/model.safetensors"):
+        (folder / path).unlink()
+
+    publish(folder, store, {}, lambda _: None)
+
+    ours = ("adapter_model.safetensors", "manifest.json", "sub/x.json")
+    assert [entry.path for entry in store.list()] == sorted([*ours, *foreign])
+
+
+@pytest.mark.parametrize("found", [b"{", b'{"files": {"../out.txt": {"sha256": "a"}}}', b"[]"])
+def test_an_older_manifest_that_cannot_be_trusted(found: bytes, folder: Path, tmp_path: Path) -> None:
+    """It is replaced, and what it names is left alone, within the folder and outside."""
+    (tmp_path / "out.txt").write_text("kept")
+    store = open_store(f"file://{tmp_path}/out", Storage())
+    store.write("manifest.json", found)
+    publish(folder, store, {}, lambda _: None)
+    assert (tmp_path / "out.txt").read_text() == "kept"
+    assert json.loads(store.read("manifest.json"))["files"]["sub/x.json"]["size"] == 2
+
+
 def test_probe(s3_uri: str, s3_storage: Storage) -> None:
     """The probe leaves nothing behind, and says at once what would fail hours later."""
     store = open_store(s3_uri, s3_storage)

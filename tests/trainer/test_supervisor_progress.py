@@ -112,12 +112,27 @@ def test_port_that_is_taken(url: str, work: WorkDir, caplog: pytest.LogCaptureFi
 )
 def test_sentence(progress: Progress, told: str) -> None:
     """One line tells what is known and nothing else; 100 % is never said while running."""
-    assert sentence(progress, now=30) == told
+    assert sentence(progress) == told
 
 
-def test_silence_is_told() -> None:
-    """A worker that says nothing for long is said to."""
-    assert sentence(Progress(updated_at=100), now=400) == "Starting: no news for 5m00s."
+@pytest.mark.parametrize("wall", [0.0, 4e9], ids=["long past", "far ahead"])
+def test_silence_is_told(wall: float, work: WorkDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that says nothing for long is said to, by the time that passed here: a clock may be set."""
+    said: list[str] = []
+    now = 0.0
+    story = Story(work, said.append, clock=lambda: now)
+    monkeypatch.setattr(time, "time", lambda: wall)
+    work.write_progress(PROGRESS)
+    monkeypatch.undo()
+    for second in range(310):
+        now = float(second)
+        story.tick()
+    assert [line for line in said if "no news" in line][-1].endswith("no news for 5m06s.")
+    assert not [line for line in said[:6] if "no news" in line]
+    work.write_progress(PROGRESS)
+    now += 10
+    story.tick()
+    assert "no news" not in said[-1]
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,8 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_every_example_is_run() -> None:
-    """Each file in examples/tasks is a case here."""
-    assert {case.example for case in CASES.values()} == {path.stem for path in EXAMPLES.glob("*.yaml")}
+    """Each file in examples/tasks is a case here, but plain text: test_text_continuation.py."""
+    assert {"text"} | {case.example for case in CASES.values()} == {path.stem for path in EXAMPLES.glob("*.yaml")}
 
 
 def test_it_learns(finished: Finished) -> None:

@@ -80,6 +80,17 @@ Seconds = Annotated[int, Field(ge=1, le=31_536_000)]
 LIST_ATOMIC: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
 LIST_SET: dict[str, Any] = {"x-kubernetes-list-type": "set"}
 
+
+def _distinct(items: list[str]) -> list[str]:
+    twice = next((item for item in items if items.count(item) > 1), None)
+    if twice is not None:
+        raise PydanticCustomError("twice", "has {item} twice", {"item": twice})
+    return items
+
+
+DISTINCT = AfterValidator(_distinct)
+"""As the API server judges a list that is a set; goes with LIST_SET."""
+
 NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 ObjectName = Annotated[str, Field(pattern=NAME, min_length=1, max_length=63)]
 

@@ -45,7 +45,7 @@ from finetune_api.v1alpha1.method import (
     QuantizationType,
     StorageType,
 )
-from finetune_api.v1alpha1.optimizer import Optimizer, OptimizerType, Scheduler, SchedulerOptions
+from finetune_api.v1alpha1.optimizer import Optimizer, OptimizerType, ParameterGroup, Scheduler, SchedulerOptions
 from finetune_api.v1alpha1.output import VLLM, Merge, Output, WeightType
 from finetune_api.v1alpha1.parallelism import Parallelism, Strategy
 from finetune_api.v1alpha1.place import Deadlines, PrepareResources, Resources, Storage, Toleration
@@ -85,6 +85,7 @@ __all__ = [
     "Output",
     "Overlong",
     "Parallelism",
+    "ParameterGroup",
     "Precision",
     "PrepareResources",
     "Quantization",

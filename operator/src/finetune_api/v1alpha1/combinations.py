@@ -1,5 +1,8 @@
 """Rules about a method or optimizer together with another part of the spec."""
 
+from collections.abc import Callable
+from typing import Any
+
 from finetune_api.base import Rule
 from finetune_api.v1alpha1.method import LORA_TYPES, Initialization, MethodType
 from finetune_api.v1alpha1.optimizer import OptimizerType
@@ -10,7 +13,23 @@ _PAGED = (OptimizerType.PAGED_ADAMW, OptimizerType.PAGED_ADAMW_8BIT)
 _MERGED = (*LORA_TYPES, MethodType.IA3)
 _NO_START = (MethodType.ADALORA, MethodType.P_TUNING, MethodType.FULL)
 
+
+def _elsewhere(cel: str, source: Callable[[Any], str | None]) -> Rule:
+    """output.uri is another place than this source; a slash at the end names the same one."""
+    theirs, absent = f"self.{cel}.uri", "" if cel == "model" else f"!has(self.{cel}) || "
+    return Rule(
+        cel=f"{absent}self.output.uri != {theirs} && self.output.uri + '/' != {theirs} && "
+        f"self.output.uri != {theirs} + '/'",
+        holds=lambda s: not (uri := source(s)) or s.output.uri not in (uri, f"{uri}/", uri.removesuffix("/")),
+        message=f"output.uri is {cel}.uri: what is trained on would be overwritten while a retry may still need it; "
+        "set a prefix of its own",
+        field="output.uri",
+    )
+
+
 COMBINATION_RULES = (
+    _elsewhere("model", lambda s: s.model.uri),
+    _elsewhere("model.adapter", lambda s: s.model.adapter and s.model.adapter.uri),
     Rule(
         cel="!has(self.model.adapter) || !(self.method.type in ['AdaLoRA', 'PTuning', 'Full'])",
         holds=lambda s: s.model.adapter is None or s.method.type not in _NO_START,

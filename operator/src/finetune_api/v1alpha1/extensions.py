@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import LIST_ATOMIC, LIST_SET, Object, ObjectName, Rule
+from finetune_api.base import DISTINCT, LIST_ATOMIC, LIST_SET, Object, ObjectName, Rule
 
 Project = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._/-]*$", min_length=1, max_length=128)]
 EntryPoint = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", min_length=1, max_length=64)]
@@ -14,9 +14,9 @@ EntryPoint = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", min_
 class Extensions(Object):
     """Code of the trainer image, by the names of its Python entry points; what is not named is never loaded."""
 
-    callbacks: Annotated[list[EntryPoint], Field(max_length=16, json_schema_extra=LIST_SET)] = []
+    callbacks: Annotated[list[EntryPoint], DISTINCT, Field(max_length=16, json_schema_extra=LIST_SET)] = []
     """Entry points of the group finetune.callbacks: factories of a transformers.TrainerCallback."""
-    metrics: Annotated[list[EntryPoint], Field(max_length=16, json_schema_extra=LIST_SET)] = []
+    metrics: Annotated[list[EntryPoint], DISTINCT, Field(max_length=16, json_schema_extra=LIST_SET)] = []
     """Entry points of the group finetune.metrics: functions that measure a model in each evaluation."""
     model: EntryPoint | None = None
     """Entry point of the group finetune.models: loads the base model in place of transformers."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from finetune_api.base import LIST_SET, Decimal, Object, Rule
+from finetune_api.base import DISTINCT, LIST_SET, Decimal, Object, Rule
 
 
 class MethodType(StrEnum):
@@ -77,7 +77,9 @@ class Quantization(Object):
     """What 4-bit weights are packed into; sharded training wants the dtype it computes in."""
 
 
-ModuleNames = list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", min_length=1, max_length=128)]]
+ModuleNames = Annotated[
+    list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", min_length=1, max_length=128)]], DISTINCT
+]
 
 LORA_TYPES = (MethodType.QLORA, MethodType.LORA, MethodType.ADALORA)
 PROMPT_TYPES = (MethodType.PREFIX_TUNING, MethodType.PROMPT_TUNING, MethodType.P_TUNING)

@@ -5,7 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import Decimal, Object, Rule
+from finetune_api.base import LIST_ATOMIC, LIST_SET, Decimal, Object, Rule
+from finetune_api.v1alpha1.method import ModuleNames
 
 
 class OptimizerType(StrEnum):
@@ -63,6 +64,35 @@ class Optimizer(Object):
     """Decay of the mean of their squares (Lion: of its momentum), 0 to below 1; 0.999 when unset."""
     epsilon: Decimal | None = None
     """Added to AdamW's denominator; 1e-8 when unset."""
+
+
+class ParameterGroup(Object):
+    """Trained modules with a learning rate or a weight decay of their own."""
+
+    rules = (
+        Rule(
+            cel="has(self.learningRate) || has(self.weightDecay)",
+            holds=lambda g: g.learning_rate is not None or g.weight_decay is not None,
+            message="training.parameterGroups wants a learningRate or a weightDecay in each group; set one, or remove "
+            "the group",
+            field="learningRate",
+        ),
+        Rule(
+            cel="!has(self.learningRate) || double(self.learningRate) > 0.0 && double(self.learningRate) <= 1.0",
+            holds=lambda g: g.learning_rate is None or 0 < float(g.learning_rate) <= 1,
+            message='training.parameterGroups: learningRate must be above 0 and at most 1, for instance "1e-3"',
+            field="learningRate",
+        ),
+    )
+    modules: Annotated[ModuleNames, Field(min_length=1, max_length=64, json_schema_extra=LIST_SET)]
+    """Names of modules, or how they end, as in targetModules: lm_head, layers.0, lora_B. All that is trained below."""
+    learning_rate: Decimal | None = None
+    """Peak learning rate of these; training.learningRate when unset. The schedule is that of all others."""
+    weight_decay: Decimal | None = None
+    """Weight decay of the matrices among these; training.weightDecay when unset."""
+
+
+ParameterGroups = Annotated[list[ParameterGroup], Field(max_length=16, json_schema_extra=LIST_ATOMIC)]
 
 
 class Scheduler(StrEnum):

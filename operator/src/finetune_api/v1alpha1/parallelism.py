@@ -127,6 +127,13 @@ PARALLELISM_RULES = (
         field="method.loraPlusRatio",
     ),
     Rule(
+        cel=f"!({_IS_ZERO}) || size(self.training.parameterGroups) == 0",
+        holds=lambda s: not _strategy(s).is_zero or not s.training.parameter_groups,
+        message="training.parameterGroups does not go with training.parallelism.strategy ZeRO2 and ZeRO3; remove it, "
+        "or set strategy: DDP",
+        field="training.parameterGroups",
+    ),
+    Rule(
         cel=f"{_IS_DDP} || self.training.precision != 'Float16'",
         holds=lambda s: _strategy(s) is Strategy.DDP or s.training.precision.value != "Float16",
         message="training.precision Float16 goes with training.parallelism.strategy DDP only; set BFloat16 or Float32, "

@@ -3,10 +3,9 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-from finetune_api.base import LIST_SET, Object, Rule
+from finetune_api.base import DISTINCT, LIST_SET, Object, Rule
 from finetune_api.v1alpha1.data import DataFormat
 
 
@@ -58,17 +57,9 @@ MAX_LABELS = 512
 Label = Annotated[str, Field(min_length=1, max_length=128)]
 
 
-def _distinct(labels: list[str]) -> list[str]:
-    """As the API server judges a list that is a set."""
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice is not None:
-        raise PydanticCustomError("twice", "has {label} twice", {"label": twice})
-    return labels
-
-
 Labels = Annotated[
     list[Label],
-    AfterValidator(_distinct),
+    DISTINCT,
     Field(min_length=2, max_length=MAX_LABELS, json_schema_extra=LIST_SET),
 ]
 

@@ -7,7 +7,14 @@ from pydantic import Field
 
 from finetune_api.base import Count, Decimal, Object, Rule, Seconds
 from finetune_api.v1alpha1.extensions import TRACKER_RULE, Trackers
-from finetune_api.v1alpha1.optimizer import SCHEDULE_RULES, ExtraArguments, Optimizer, Scheduler, SchedulerOptions
+from finetune_api.v1alpha1.optimizer import (
+    SCHEDULE_RULES,
+    ExtraArguments,
+    Optimizer,
+    ParameterGroups,
+    Scheduler,
+    SchedulerOptions,
+)
 from finetune_api.v1alpha1.parallelism import Parallelism
 
 
@@ -99,6 +106,8 @@ class Training(Object):
     """Optimizer steps in which the learning rate rises; in place of warmupRatio."""
     optimizer: Optimizer = Optimizer()
     """What turns gradients into steps."""
+    parameter_groups: ParameterGroups = []
+    """Modules that learn at a rate, or decay, of their own; what several name belongs to the first."""
     scheduler_options: SchedulerOptions = SchedulerOptions()
     """Numbers of some schedules."""
     neftune_noise_alpha: Decimal | None = None

@@ -19,6 +19,7 @@ from finetune_trainer.estimate.saved import saved_bytes
 from finetune_trainer.estimate.skeleton import skeleton
 from finetune_trainer.fast.loss import CHUNK_ELEMENTS, MANY_ELEMENTS
 from finetune_trainer.fast.switch import base_of
+from finetune_trainer.methods.groups import members
 
 OVERHEAD = {"cpu": 930 * 2**20, "cuda": 600 * 2**20}
 """A worker that has imported everything (measured, bench/memory_estimate.py); CUDA's context (not measured here)."""
@@ -101,8 +102,12 @@ def anatomy(run: RunFile, model: Path, length: int, trained: int, dtype: torch.d
         trained: Of them, trained ones.
         dtype: What training computes in.
         device: cpu or cuda.
+
+    Raises:
+        RunError: InvalidConfiguration for modules that the model has not, or does not train.
     """
     bones = skeleton(model, run.method, dtype)
+    members(bones, run.training.parameter_groups)
     base = base_of(bones)
     config, optimizer = base.config.get_text_config(), run.training.optimizer.type
     between = config.hidden_size * dtype.itemsize

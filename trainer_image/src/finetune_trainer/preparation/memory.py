@@ -13,6 +13,7 @@ from finetune_trainer.data.shards import Facts
 from finetune_trainer.errors import RunError
 from finetune_trainer.estimate.estimate import Anatomy, Estimate, anatomy
 from finetune_trainer.estimate.skeleton import skeleton
+from finetune_trainer.methods.groups import members
 from finetune_trainer.tasks.choose import task_of
 from finetune_trainer.tokenizer import BROKEN, load_tokenizer, unloadable
 from finetune_trainer.workdir import WorkDir
@@ -98,7 +99,7 @@ def _check_modules(run: RunFile, work: WorkDir, facts: Facts) -> None:
     """Refuse a method that the model cannot have, as the estimate does."""
     task = task_of(run.task.type, facts.labels, load_tokenizer(work.model), work.model)
     try:
-        skeleton(work.model, run.method, torch.float32, task)
+        members(skeleton(work.model, run.method, torch.float32, task), run.training.parameter_groups)
     except BROKEN as error:
         raise unloadable("model", error) from error
 

@@ -30,7 +30,8 @@ def publish(
 ) -> Artifact:
     """Upload all files of `folder`, read them back, and write manifest.json when every one of them is right.
 
-    An older manifest.json at the target is deleted first, so that a half overwrite is never taken as complete.
+    An older manifest.json at the target is deleted first, so that a half overwrite is never taken as complete; and
+    then what it names and the new one does not: a chat template or a merged model of another adapter.
 
     Args:
         folder: Holds the files; sub-folders keep their paths.
@@ -52,8 +53,7 @@ def upload_folder(
 ) -> Uploaded:
     """Upload a folder to `base` (empty, or with a slash at its end) by the law of this module."""
     files = sorted(f for f in folder.rglob("*") if f.is_file() and f.relative_to(folder).as_posix() != MANIFEST)
-    if store.exists(base + MANIFEST):
-        store.delete(base + MANIFEST)
+    _clear(store, base, {file.relative_to(folder).as_posix() for file in files}, say)
     described: dict[str, dict[str, object]] = {}
     for file in files:
         path = file.relative_to(folder).as_posix()
@@ -71,6 +71,20 @@ def upload_folder(
         store.delete(base + MANIFEST)
         raise
     return Uploaded(digest, sum(file.stat().st_size for file in files), len(files))
+
+
+def _clear(store: Store, base: str, kept: set[str], say: Say) -> None:
+    """Delete an older manifest, and what only it names; what no manifest names is somebody else's."""
+    try:
+        older = read_digests(store.read(base + MANIFEST))
+    except ObjectMissingError:
+        return
+    except BrokenFolderError:
+        older = {}
+    store.delete(base + MANIFEST)
+    for path in sorted(older.keys() - kept):
+        say(f"deleting {path}, which was of the result before")
+        store.delete(base + path)
 
 
 class BrokenFolderError(Exception):

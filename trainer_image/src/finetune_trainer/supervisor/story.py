@@ -20,16 +20,20 @@ class Story:
         self._clock = clock
         self._began = self._said_at = clock()
         self._phase = ActiveReason.STARTING
+        self._heard: Progress | None = None
+        self._heard_at = self._began
 
     def tick(self) -> None:
         """To be called about once a second."""
-        progress = latest(self._work)
+        progress, now = latest(self._work), self._clock()
+        if progress != self._heard:
+            self._heard, self._heard_at = progress, now
         phase = progress.phase if progress else ActiveReason.STARTING
-        if phase != self._phase or self._clock() - self._said_at >= INTERVAL_SECONDS - 1:
+        if phase != self._phase or now - self._said_at >= INTERVAL_SECONDS - 1:
             self._phase = phase
-            self._said_at = self._clock()
-            elapsed = int(self._clock() - self._began)
-            self._say(sentence(progress, time.time()) if progress else f"Starting: {elapsed} s so far.")
+            self._said_at = now
+            elapsed, silent = int(now - self._began), int(now - self._heard_at)
+            self._say(sentence(progress, silent) if progress else f"Starting: {elapsed} s so far.")
 
 
 def latest(work: WorkDir) -> Progress | None:
@@ -40,11 +44,13 @@ def latest(work: WorkDir) -> Progress | None:
         return None
 
 
-def sentence(progress: Progress, now: float) -> str:
-    """One line about a progress document, for instance `Training: step 3 of 9 (33%), loss 1.2144, 4m10s left`."""
+def sentence(progress: Progress, silent: int = 0) -> str:
+    """One line about a progress document, for instance `Training: step 3 of 9 (33%), loss 1.2144, 4m10s left`.
+
+    `silent` are the seconds since it last changed, by a clock that nobody sets.
+    """
     training = progress.phase is ActiveReason.TRAINING and progress.total_steps > 0
     facts = _numbers(progress) if training else [progress.message] if progress.message else []
-    silent = int(now - progress.updated_at)
     if silent >= _STALE_SECONDS:
         facts.append(f"no news for {duration(silent)}")
     return f"{progress.phase.value}: {', '.join(facts) or 'under way'}."

@@ -1,5 +1,6 @@
 """The spec as transformers' TrainingArguments."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from transformers import TrainingArguments
 
 from finetune_api.outcome import Reason
 from finetune_api.run import RunFile
-from finetune_api.v1alpha1 import OptimizerType, Scheduler, Strategy, Training
+from finetune_api.v1alpha1 import OptimizerType, ParameterGroup, Scheduler, Strategy, Training
 from finetune_trainer.errors import RunError
 from finetune_trainer.sharding import zero
 from finetune_trainer.training.extra import extra_arguments
@@ -43,6 +44,8 @@ class Arguments(TrainingArguments):  # type: ignore[misc]  # transformers publis
     decay_ratio: float | None = None
     """Of WarmupStableDecay, whose scheduler wants steps."""
     lr_scheduler_kwargs: Any
+    parameter_groups: Sequence[ParameterGroup] = ()
+    lora_plus_ratio: float = 1.0
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """The optimizer steps in which the learning rate rises.
@@ -100,6 +103,8 @@ def training_arguments(run: RunFile, folder: Path, dtype: torch.dtype, strategy:
         ) from error
     arguments.warmup_ratio = float(run.training.warmup_ratio)
     arguments.fixed_warmup_steps = run.training.warmup_steps
+    arguments.parameter_groups = run.training.parameter_groups
+    arguments.lora_plus_ratio = float(run.method.lora_plus_ratio or "1")
     if run.training.scheduler is Scheduler.WARMUP_STABLE_DECAY:
         arguments.decay_ratio = float(run.training.scheduler_options.decay_ratio or "0.1")
     return arguments

@@ -5,6 +5,7 @@ from typing import Any
 import yaml
 
 from finetune_api.run import RunFile
+from finetune_api.v1alpha1 import Training
 from finetune_trainer.methods.describe import described, library, stored, tags
 from finetune_trainer.publish.provenance import provenance, versions
 from finetune_trainer.training.fit import Fitted
@@ -51,6 +52,12 @@ def facts(run: RunFile, inputs: Inputs, fitted: Fitted, merged: Merged | None) -
     }
 
 
+def _rates(training: Training) -> str:
+    """For instance `2e-4 (lm_head 2e-5)`."""
+    own = [f"{', '.join(g.modules)} {g.learning_rate}" for g in training.parameter_groups if g.learning_rate]
+    return f"{training.learning_rate} ({'; '.join(own)})" if own else training.learning_rate
+
+
 def model_card(run: RunFile, inputs: Inputs, fitted: Fitted, record: dict[str, Any]) -> str:
     """README.md of the adapter: short, and nothing in it that was not measured."""
     base, revision = run.model.uri.removeprefix("hf://"), record["baseModel"]["revision"]
@@ -63,7 +70,7 @@ def model_card(run: RunFile, inputs: Inputs, fitted: Fitted, record: dict[str, A
     training = run.training
     method = (
         f"- Method: {run.method.type}, the base {stored(run.method)}; {fitted.step} optimizer steps of "
-        f"{training.batch_size} sequences with {training.optimizer.type}, peak learning rate {training.learning_rate}, "
+        f"{training.batch_size} sequences with {training.optimizer.type}, peak learning rate {_rates(training)}, "
         f"{training.scheduler} schedule, seed {training.seed}"
     )
     dataset = (

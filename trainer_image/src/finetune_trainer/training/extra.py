@@ -76,6 +76,12 @@ TYPED = {
     "use_cpu": "resources.gpus",
 }
 
+ABSENT = {
+    "optim_target_modules": "only GaLore and APOLLO use it, which are not offered: their state holds code, so a run "
+    "could not be resumed safely",
+}
+"""What a user may well look for, and why it is not here."""
+
 
 def extra_arguments(given: dict[str, str]) -> dict[str, Any]:
     """The values as their fields want them.
@@ -95,6 +101,9 @@ def _refused(name: str, known: set[str]) -> RunError:
     where = f"training.extraArguments.{name}"
     if name in TYPED:
         return RunError(Reason.INVALID_CONFIGURATION, f"{where}: {TYPED[name]} says it", f"Set {TYPED[name]} instead.")
+    if name in ABSENT:
+        instead = "Set training.optimizer.type: AdamW8bit or Adafactor, whose state is small, too."
+        return RunError(Reason.INVALID_CONFIGURATION, f"{where}: {ABSENT[name]}", instead)
     taken = f"These are taken: {', '.join(sorted(TAKEN))}."
     if name in known:
         return RunError(Reason.INVALID_CONFIGURATION, f"{where}: the trainer sets it itself", taken)

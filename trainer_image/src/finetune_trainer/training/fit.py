@@ -17,7 +17,6 @@ from finetune_trainer.errors import RunError
 from finetune_trainer.methods.adalora import orthogonality_penalty
 from finetune_trainer.methods.adapter import add_adapter, keeper, load_checkpoint, save_adapter, save_start
 from finetune_trainer.methods.given import load_given
-from finetune_trainer.methods.lora import loraplus_optimizer
 from finetune_trainer.methods.quantization import compute_dtype, stored_dtype
 from finetune_trainer.methods.start import Start, start_of
 from finetune_trainer.publish import CheckpointStore, Outbox
@@ -162,7 +161,6 @@ def _trainer(
         task=inputs.task,
         model=model,
         args=arguments,
-        optimizers=(loraplus_optimizer(model, run.method, arguments), None),
         data_collator=data.collator,
         train_dataset=data.train,
         eval_dataset=data.evaluation,

@@ -10,6 +10,7 @@ import torch
 from finetune_trainer.data.collate import Batch
 from finetune_trainer.data.shards import Rows
 from finetune_trainer.errors import RunError
+from finetune_trainer.methods.groups import is_vector, regroup
 from finetune_trainer.sharding.trainer import PortableTrainer
 from finetune_trainer.tasks.measure import measure
 from finetune_trainer.tasks.task import Task
@@ -22,7 +23,7 @@ from finetune_trainer.training.sums import CutShort
 
 
 class SupervisedTrainer(PortableTrainer):
-    """The loop is the Trainer's own; the two losses are ours, and when a checkpoint is written."""
+    """The loop is the Trainer's own; ours are the two losses, how fast which parameters learn, and how checkpoints are saved."""
 
     loss_is_scaled_for_ga = True
 
@@ -53,6 +54,24 @@ class SupervisedTrainer(PortableTrainer):
         """Train, and wait for the last checkpoint."""
         with self.saver.finished():
             return super().train(*arguments, **keywords)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Split the Trainer's groups where the spec wants more of them.
+
+        Raises:
+            RunError: InvalidConfiguration for a group of modules that are not trained.
+        """
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if fresh and (self.args.parameter_groups or self.args.lora_plus_ratio != 1):
+            names = self.get_decay_parameter_names(self.model)
+            regroup(optimizer, self.model, self.args.parameter_groups, self.args.lora_plus_ratio, names)
+        return optimizer
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Weight decay is for matrices: no norm, no bias, as transformers has it, nor DoRA's magnitudes."""
+        vectors = {name for name, parameter in model.named_parameters() if is_vector(parameter)}
+        return [name for name in super().get_decay_parameter_names(model) if name not in vectors]
 
     def compute_loss(
         self,
