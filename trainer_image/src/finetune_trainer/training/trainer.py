@@ -23,7 +23,7 @@ from finetune_trainer.training.sums import CutShort
 
 
 class SupervisedTrainer(PortableTrainer):
-    """The loop is the Trainer's own; ours are losses, how fast which parameters learn, and how checkpoints are saved."""
+    """The loop is the Trainer's own; ours are losses, learning rates of parameters, and how checkpoints are saved."""
 
     loss_is_scaled_for_ga = True
 
