@@ -242,3 +242,15 @@ def test_the_estimated_end_is_a_time() -> None:
     world.sync_jobs()
     world.reconcile()
     assert "estimatedCompletionTime" not in world.status["progress"]
+
+
+def test_time_alone_writes_nothing() -> None:
+    """The books are carried on when an attempt changes its state, not with each pass: an idle cluster is silent."""
+    world = World()
+    running(world)
+    world.reconcile()
+    before = len(world.writes)
+    for _ in range(5):
+        world.pass_time(30)
+        world.reconcile()
+    assert len(world.writes) == before

@@ -31,6 +31,16 @@ def live(world: World) -> list[dict[str, Any]]:
     return [pod for pod in world.pods if pod["status"]["phase"] in ("Pending", "Running")]
 
 
+def test_preparing_costs_no_time_to_train() -> None:
+    """Rows that take an hour to read end nothing that may train for a minute."""
+    world = World({"deadlines": {"activeSeconds": 60}}, prepared=False)
+    running(world)
+    world.pass_time(3600)
+    world.reconcile()
+    assert verdict(world)[0] == "Unknown"
+    assert world.stages == ["prepare"]
+
+
 @pytest.mark.parametrize("restart", [False, True])
 def test_waiting_is_final_after_pending_seconds(restart: bool) -> None:
     """Woken for it, not polling; a new operator knows as well since when it waits, and no pod is left."""
