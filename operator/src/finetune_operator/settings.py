@@ -43,7 +43,7 @@ class Settings(BaseModel):
     workers: Annotated[int, Field(ge=1, le=64)] = 4
     """FineTuneJobs that are reconciled at the same time."""
     resync_seconds: Seconds = 600
-    """Time between two passes over all FineTuneJobs, whether or not anything was heard of them."""
+    """Time between two looks at everything, by lists, whether or not anything was heard of it."""
     progress_seconds: Seconds = 3
     """Time between two looks at a running trainer's progress."""
     status_seconds: Seconds = 5
