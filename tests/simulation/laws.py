@@ -8,7 +8,8 @@ from finetune_api import names
 from localcluster.simulation import ControlPlane
 from tests.simulation.jobs import get, job, wait_for
 
-_TIMES = ("startTime", "completionTime", "lastTransitionTime", "updatedTime")
+_TIMES = ("Time", "Seconds", "countedUntil")
+"""How the names of fields end that hold times."""
 
 
 def namespace(plane: ControlPlane, name: str) -> None:
@@ -53,7 +54,7 @@ def likeness(resource: dict[str, Any]) -> Any:
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: strip(inner) for key, inner in value.items() if key not in _TIMES}
+            return {key: strip(inner) for key, inner in value.items() if not key.endswith(_TIMES)}
         if isinstance(value, list):
             return [strip(inner) for inner in value]
         return pattern.sub("*", value) if isinstance(value, str) else value
