@@ -31,8 +31,7 @@ PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 def a_plane(root: Path, stages: Iterable[Resource] = (), *, nodes: int = 0) -> Iterator[ControlPlane]:
     """A control plane with the CRD and a namespace."""
     with control_plane(root, list(stages), nodes=nodes) as plane:
-        plane.kubectl("apply", "--server-side", "-f", str(REPOSITORY / "crds" / "finetunejobs.yaml"))
-        plane.kubectl("wait", "--for=condition=Established", f"crd/{names.PLURAL}.{names.GROUP}", "--timeout=30s")
+        plane.install(REPOSITORY / "crds" / "finetunejobs.yaml")
         plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         yield plane
 

@@ -111,6 +111,17 @@ class ControlPlane:
         document = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self.kubectl("apply", "--server-side", "--force-conflicts", "--filename", "-", stdin=json.dumps(document))
 
+    def install(self, crd: Path) -> None:
+        """Create a CustomResourceDefinition and wait until it is served: `kubectl wait` wants a status to be there."""
+        self.kubectl("apply", "--server-side", "--filename", str(crd))
+        established = "jsonpath={.status.conditions[?(@.type=='Established')].status}"
+        process.wait_until(
+            f"{crd.name} to be served",
+            lambda: self.kubectl("get", "--filename", str(crd), "--output", established) == "True",
+            timeout=60,
+            check=self._all_alive,
+        )
+
     def audit(self) -> list[Resource]:
         """Return the API server's audit log so far."""
         return [json.loads(line) for line in self.paths.audit.read_text().splitlines()]

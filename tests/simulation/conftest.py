@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from finetune_api import names
 from localcluster.simulation import ControlPlane, control_plane
 from tests.simulation.jobs import NAMESPACE, lives
 from tests.simulation.operators import Operator
@@ -19,8 +18,7 @@ REPOSITORY = Path(__file__).parents[2]
 def a_plane(root: Path, stages: list[Any] | None = None) -> Iterator[ControlPlane]:
     """A control plane with a simulated node, the CRD and a namespace; `stages` are the lives of its pods."""
     with control_plane(root, stages or lives()) as plane:
-        plane.kubectl("apply", "--server-side", "-f", str(REPOSITORY / "crds" / "finetunejobs.yaml"))
-        plane.kubectl("wait", "--for=condition=Established", f"crd/{names.PLURAL}.{names.GROUP}", "--timeout=30s")
+        plane.install(REPOSITORY / "crds" / "finetunejobs.yaml")
         plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         yield plane
 
