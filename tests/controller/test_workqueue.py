@@ -142,6 +142,23 @@ async def test_stop_finishes_what_is_in_hand_and_takes_nothing_new() -> None:
     assert done == ["first"]
 
 
+async def test_three_full_lanes_all_go_on() -> None:
+    """First ones take most of the turns, and news and what is patient share the rest, three to one."""
+    queue: WorkQueue[str] = WorkQueue()
+    order: list[str] = []
+
+    async def handler(key: str) -> None:
+        order.append(key.split(maxsplit=1)[0])
+        if len(order) == 640:
+            queue.stop()
+
+    for number in range(1000):
+        for lane in Lane:
+            queue.add(f"{lane.name} {number}", lane)
+    await asyncio.wait_for(queue.work(handler), 5)
+    assert [order.count(lane.name) for lane in Lane] == [600, 30, 10]
+
+
 async def test_a_restart_and_fresh_news_starve_neither() -> None:
     """A fresh key waits for one pass of ten thousand listed ones; and a stream of fresh keys lets those go on, too."""
     queue: WorkQueue[str] = WorkQueue()

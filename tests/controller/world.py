@@ -91,6 +91,7 @@ class World:
         self.history: list[dict[str, Any]] = []
         self._serial = itertools.count(1)
         metadata = {"name": KEY[1], "namespace": KEY[0], "uid": UID, "generation": 1, "resourceVersion": "1"}
+        metadata["creationTimestamp"] = stamp(START)
         self.resource: dict[str, Any] | None = {
             "apiVersion": "finetune.dev/v1alpha1",
             "kind": "FineTuneJob",

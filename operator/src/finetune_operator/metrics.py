@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter as Counts
+from collections.abc import Iterator
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info, disable_created_metrics, generate_latest
 
@@ -74,9 +75,11 @@ class States:
         self._states: dict[tuple[str, str], str] = {}
         self._counts: Counts[str] = Counts()
 
-    def known(self) -> set[tuple[str, str]]:
-        """The jobs that are counted."""
-        return set(self._states)
+    def __contains__(self, key: object) -> bool:
+        return key in self._states
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._states)
 
     def put(self, key: tuple[str, str], state: str | None) -> None:
         """The job is in that state now; None: it is gone."""

@@ -16,7 +16,7 @@ from finetune_operator.deadlines import Heard
 from finetune_operator.errors import ApiError, RefusedError
 from finetune_operator.events import Recorder
 from finetune_operator.evidence import Trouble
-from finetune_operator.observe import Attempt, Observed, State, observe
+from finetune_operator.observe import Attempt, Observed, State, observe, parse_time
 from finetune_operator.plan import Action, CreateJob, CreateService, DeleteJob, DeleteSelf, Plan, SetSuspend, plan
 from finetune_operator.progress import Poller
 from finetune_operator.report import Verdict
@@ -25,6 +25,7 @@ from finetune_operator.settings import Settings
 _logger = logging.getLogger(__name__)
 Resource = dict[str, Any]
 _API_SECONDS = 2.0
+_FRESH_SECONDS = 30.0
 
 
 class Reconciler:
@@ -46,12 +47,20 @@ class Reconciler:
         self._fresh: dict[Key, Resource] = {}
 
     def met(self, resource: Resource) -> None:
-        """A watch says that this FineTuneJob was just created. Only for the leader: nobody else has begun with it."""
-        self._fresh[resource["metadata"]["namespace"], resource["metadata"]["name"]] = resource
+        """A watch says that this FineTuneJob was created. Only for the leader: nobody else begins with it.
+
+        A watch that was silent tells it late. What somebody may have begun with meanwhile gets a pass like any other.
+        """
+        metadata = resource["metadata"]
+        key = (metadata["namespace"], metadata["name"])
+        created = parse_time(metadata.get("creationTimestamp"))
+        late = created is None or (self._clock() - created).total_seconds() > _FRESH_SECONDS
+        if not late and key not in self._states:
+            self._fresh[key] = resource
 
     def known(self) -> set[Key]:
         """The FineTuneJobs that were there when they were last looked at."""
-        return self._states.known()
+        return set(self._states)
 
     def rest(self, resource: Resource, jobs: list[Resource], pods: list[Resource]) -> float | None:
         """Seconds until a pass is due by what was listed: 0 is now, None is never while nothing happens."""

@@ -42,7 +42,7 @@ class WorkQueue(Generic[K]):
         self._on_retry, self._jitter = on_retry, jitter
         self._lanes: dict[Lane, deque[K]] = {lane: deque() for lane in Lane}
         self._waiting: dict[K, Lane] = {}  # where each key is; an older entry of it in a slower lane is skipped
-        self._served = 0
+        self._served = self._later = 0
         self._working: set[K] = set()
         self._again: set[K] = set()  # added while being worked on
         self._timers: dict[K, asyncio.TimerHandle] = {}
@@ -102,14 +102,13 @@ class WorkQueue(Generic[K]):
                     self.add(key)
 
     def _next(self) -> K:
-        """From the first lane that has a key, and now and then from the others before it."""
+        """From the first lane that has a key, and now and then from the one after it: a full restart starves nobody."""
         self._served += 1
-        order = list(Lane)
-        if self._served % _FIRST_SHARE == 0:
-            order = [Lane.NEWS, Lane.PATIENT, Lane.FIRST]
-        if self._served % _SHARE == 0 and not self._lanes[Lane.FIRST]:
-            order = [Lane.PATIENT, Lane.NEWS]
-        for lane in order:
+        if self._served % _FIRST_SHARE and self._lanes[Lane.FIRST]:
+            return self._lanes[Lane.FIRST].popleft()
+        self._later += 1
+        order = [Lane.NEWS, Lane.PATIENT] if self._later % _SHARE else [Lane.PATIENT, Lane.NEWS]
+        for lane in (*order, Lane.FIRST):
             keys = self._lanes[lane]
             while keys and self._waiting.get(keys[0]) is not lane:
                 keys.popleft()
