@@ -16,7 +16,7 @@ def content_hash(run: RunFile, base: list[str], keys: list[str]) -> str:
     """The sha256 of settings, base model and rows.
 
     Not in it: who asks and on what hardware, the micro-batch (the same mathematics), and versions of code, for an
-    upgrade shall not train all that is there again.
+    upgrade shall not train all that is there again. Those that may change how a row is tokenized are in the keys.
 
     Args:
         run: The whole run.
