@@ -31,13 +31,14 @@ def jobs_of(plane: ControlPlane, where: str) -> dict[str, dict[str, Any]]:
 
 
 def ended(resource: dict[str, Any]) -> bool:
-    """Whether the verdict fell."""
-    conditions = resource.get("status", {}).get("conditions", [])
-    return any(found["type"] == "Succeeded" and found["status"] != "Unknown" for found in conditions)
+    """Whether the verdict fell, and the books of every attempt are closed: nothing more is written."""
+    status = resource.get("status", {})
+    fell = any(found["type"] == "Succeeded" and found["status"] != "Unknown" for found in status.get("conditions", []))
+    return fell and all(attempt.get("account") == "Ended" for attempt in status.get("attempts", []))
 
 
 def all_ended(plane: ControlPlane, where: str, *, timeout: float = 90) -> dict[str, dict[str, Any]]:
-    """Wait for every verdict of a namespace; returns the FineTuneJobs."""
+    """Wait for the end of every FineTuneJob of a namespace; returns them."""
 
     def look() -> dict[str, dict[str, Any]] | None:
         found = jobs_of(plane, where)
@@ -75,6 +76,12 @@ def created(plane: ControlPlane, where: str) -> Counter[tuple[str, str, str]]:
                 continue  # somebody else's
             found[labels[names.LABEL_JOB_NAME], labels[names.LABEL_STAGE], labels[names.LABEL_ATTEMPT]] += 1
     return found
+
+
+def kept(plane: ControlPlane, where: str) -> Counter[tuple[str, str, str]]:
+    """The Jobs that there are, as `created`: an API server that is killed does not log what it did last."""
+    labels = (found["metadata"].get("labels", {}) for found in get(plane, "jobs", namespace=where)["items"])
+    return Counter((of[names.LABEL_JOB_NAME], of[names.LABEL_STAGE], of[names.LABEL_ATTEMPT]) for of in labels)
 
 
 def once_each(jobs: list[str], attempts: tuple[tuple[str, str], ...] = (("prepare", "1"), ("train", "1"))) -> Any:
