@@ -72,6 +72,7 @@ bench-trainer: setup ## The trainer beside TRL and plain Trainer: speed, memory,
 
 .PHONY: bench-operator
 bench-operator: setup ## The operator at scale on a simulated control plane; needs a quiet machine (BENCH="burst --jobs 500")
+	$(UV) sync --frozen --group bench
 	$(BIN)/python -m localcluster binaries
 	$(BIN)/python -m bench.scale $(BENCH)
 

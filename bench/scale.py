@@ -15,12 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from bench.burst import burst
+from bench.clients import clients
 from bench.idle import idle
 from bench.machine import describe
 from bench.restart import restart
+from bench.running import finish, progress
 
 HERE = Path(__file__).parent
-PARTS = {"burst": burst, "idle": idle, "restart": restart}
+PARTS = {
+    "burst": burst,
+    "idle": idle,
+    "restart": restart,
+    "progress": progress,
+    "finish": finish,
+    "clients": clients,
+}
 
 
 def main() -> None:
@@ -46,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--jobs", type=int, default=2000, help="FineTuneJobs of the burst (default: %(default)s)")
     add("--objects", type=int, default=1000, help="FineTuneJobs of the idle cluster (default: %(default)s)")
     add("--many", type=int, default=10_000, help="FineTuneJobs that a restart finds (default: %(default)s)")
+    add("--running", type=int, default=1000, help="FineTuneJobs whose progress is followed (default: %(default)s)")
+    add("--ending", type=int, default=200, help="FineTuneJobs that end at once (default: %(default)s)")
+    add("--repeats", type=int, default=3, help="rounds of all clients (default: %(default)s)")
     add("--minutes", type=float, default=10, help="of idleness (default: %(default)s)")
     add("--workers", type=int, default=4, help="passes at once, and requests of the bare client (default: %(default)s)")
     return parser

@@ -333,7 +333,7 @@ class World:
             self.jobs[name]["metadata"].setdefault("deletionTimestamp", stamp(self.now))
         self._wrote("delete job")
 
-    async def patch_status(self, key: tuple[str, str], patch: dict[str, Any]) -> None:
+    async def patch_status(self, key: tuple[str, str], patch: dict[str, Any]) -> dict[str, Any]:
         """See Cluster."""
         assert key == KEY
         assert self.resource is not None
@@ -343,6 +343,7 @@ class World:
         self._touch()
         self.history.append(copy.deepcopy(self.status))
         self._wrote("status")
+        return copy.deepcopy(self.resource)
 
     async def delete(self, key: tuple[str, str], uid: str) -> None:
         """See Cluster."""

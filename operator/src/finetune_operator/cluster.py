@@ -59,8 +59,8 @@ class Cluster(Protocol):
     async def delete_job(self, namespace: str, name: str) -> None:
         """Delete the Job once its pods have ended, and tell them to."""
 
-    async def patch_status(self, key: Key, patch: Resource) -> None:
-        """Merge-patch the FineTuneJob's status; raises ApiError 409 if the object changed since it was read."""
+    async def patch_status(self, key: Key, patch: Resource) -> Resource:
+        """Merge-patch the FineTuneJob's status and return it; raises ApiError 409 if it changed since it was read."""
 
     async def delete(self, key: Key, uid: str) -> None:
         """Delete the FineTuneJob with that uid."""
@@ -159,8 +159,8 @@ class ApiCluster:
             if error.status != 404:
                 raise
 
-    async def patch_status(self, key: Key, patch: Resource) -> None:  # noqa: D102
-        await self._call("PATCH", _jobs_path(*key) + "/status", patch)
+    async def patch_status(self, key: Key, patch: Resource) -> Resource:  # noqa: D102
+        return await self._call("PATCH", _jobs_path(*key) + "/status", patch)
 
     async def delete(self, key: Key, uid: str) -> None:  # noqa: D102
         options = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}

@@ -66,8 +66,7 @@ class Ears:
 
     leads: Callable[[], bool]
     queue: WorkQueue[Key]
-    met: Callable[[dict[str, Any]], None]
-    """Takes a FineTuneJob that was just created."""
+    reconciler: Reconciler
     heard: listening.Heard
     listed: Callable[[], None]
 
@@ -77,6 +76,7 @@ class Ears:
         Anybody may make a Job or Pod with our label; one that names no FineTuneJob is nobody's.
         """
         if name and type is not None and self.leads():  # None: it was listed, and the survey looks at all that is
+            self.reconciler.news((namespace or "", name))
             self.queue.add((namespace or "", name), lane)
 
 
@@ -95,8 +95,9 @@ def registry(ears: Ears, cluster: ApiCluster) -> kopf.OperatorRegistry:
         resource = event["object"]
         fresh = type == "ADDED" and not resource.get("status", {}).get("conditions")
         if fresh and ears.leads():
-            ears.met(resource)
-        ears.tell(type, namespace, name or "", Lane.FIRST if fresh else Lane.NEWS)
+            ears.reconciler.met(resource)
+        if type != "MODIFIED" or not ears.reconciler.wrote(resource):
+            ears.tell(type, namespace, name or "", Lane.FIRST if fresh else Lane.NEWS)
 
     @kopf.on.event("batch", "v1", "jobs", registry=result)
     async def on_batch_job(namespace: str | None, labels: kopf.Labels, type: str | None, **_: Any) -> None:  # noqa: A002
@@ -128,7 +129,12 @@ async def run(settings: Settings) -> int:
     fence.may_write = elector.may_write
     queue: WorkQueue[Key] = WorkQueue(on_retry=metrics.QUEUE_RETRIES.inc)
     metrics.QUEUE_DEPTH.set_function(lambda: len(queue))
-    poller = Poller(settings.progress_seconds, queue.add)
+
+    def progressed(key: Key) -> None:
+        reconciler.progressed(key)
+        queue.add(key)
+
+    poller = Poller(settings.progress_seconds, progressed)
     reconciler = Reconciler(cluster, poller, settings)
     survey = Survey(cluster, reconciler, queue, settings.namespaces)
     server = health.Server(settings.http_host, settings.http_port, state, metrics.render)
@@ -149,7 +155,7 @@ async def run(settings: Settings) -> int:
             _as_leader(elector, survey.run, lambda: settings.resync_seconds * random.uniform(0.8, 1.2)), name="survey"
         ),
     ]
-    ears = Ears(elector.leading.is_set, queue, reconciler.met, _heard(state), survey.want)
+    ears = Ears(elector.leading.is_set, queue, reconciler, _heard(state), survey.want)
     watches = asyncio.create_task(_watch(settings, registry(ears, cluster), cluster, stop, ready), name="watches")
     try:
         done, _ = await asyncio.wait([watches, *parts], return_when=asyncio.FIRST_COMPLETED)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,6 +29,14 @@ _API_SECONDS = 2.0
 _FRESH_SECONDS = 30.0
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What a pass read, and has left there: the trainer runs, and there was nothing to do."""
+
+    resource: Resource
+    observed: Observed
+
+
 class Reconciler:
     """Brings one FineTuneJob one step nearer to what its spec says."""
 
@@ -45,6 +54,9 @@ class Reconciler:
         self._failing: set[Key] = set()
         """Objects whose last pass broke off over what was read or written."""
         self._fresh: dict[Key, Resource] = {}
+        self._seen: dict[Key, _Seen] = {}
+        self._news: set[Key] = set()
+        self._progress: set[Key] = set()
 
     def met(self, resource: Resource) -> None:
         """A watch says that this FineTuneJob was created. Only for the leader: nobody else begins with it.
@@ -57,6 +69,20 @@ class Reconciler:
         late = created is None or (self._clock() - created).total_seconds() > _FRESH_SECONDS
         if not late and key not in self._states:
             self._fresh[key] = resource
+
+    def news(self, key: Key) -> None:
+        """Something may have happened to the FineTuneJob or to what belongs to it: the next pass reads it all."""
+        self._news.add(key)
+
+    def progressed(self, key: Key) -> None:
+        """Its trainer had something new to say. Unless there is other news, the next pass need not read anything."""
+        self._progress.add(key)
+
+    def wrote(self, resource: Resource) -> bool:
+        """Whether this version of the FineTuneJob is what the last pass left: a watch that brings it tells nothing."""
+        metadata = resource["metadata"]
+        seen = self._seen.get((metadata.get("namespace", ""), metadata["name"]))
+        return seen is not None and seen.resource["metadata"]["resourceVersion"] == metadata.get("resourceVersion")
 
     def known(self) -> set[Key]:
         """The FineTuneJobs that were there when they were last looked at."""
@@ -105,6 +131,8 @@ class Reconciler:
             begun = await self._begin(key, fresh)
             if begun is not None:
                 return begun
+        if (seen := self._unchanged(key)) and (decided := self._retold(key, seen)):
+            return await self._report(key, seen, decided)
         resource = await self._cluster.job(key)
         if resource is None or resource["metadata"].get("deletionTimestamp"):
             self._forget(key)
@@ -113,7 +141,19 @@ class Reconciler:
         decided = await self._carry_out(key, resource, observed)
         if decided is None:
             return None
-        return _earliest(decided.requeue_after, await self._report(key, resource, decided))
+        return await self._report(key, _Seen(resource, observed), decided)
+
+    def _unchanged(self, key: Key) -> _Seen | None:
+        """What the last pass left, where the trainer's progress is all that there is to tell. It counts once."""
+        seen, brief = self._seen.pop(key, None), key in self._progress and key not in self._news
+        self._progress.discard(key)
+        self._news.discard(key)
+        return seen if brief else None
+
+    def _retold(self, key: Key, seen: _Seen) -> Plan | None:
+        """The plan, if it brings nothing but progress. What the API server knows better, it refuses with 409."""
+        decided = plan(seen.resource, seen.observed, self._hear(key, seen.observed), self._clock(), self._settings)
+        return decided if _only_progress(seen.resource, decided) else None
 
     async def _begin(self, key: Key, fresh: Resource) -> float | None:
         """Create the first Job of what has none, before anything is read or said: in a burst, Jobs come first.
@@ -143,11 +183,7 @@ class Reconciler:
 
     async def _carry_out(self, key: Key, resource: Resource, observed: Observed) -> Plan | None:
         """Decide and act. A Job that is refused makes another plan: the one that says so."""
-        newest = observed.attempts[-1] if observed.attempts else None
-        job_name, ip = (newest.job_name, newest.pod_ip) if newest else ("", None)
-        self._poller.follow(key, job_name, ip)
-        heard = Heard(self._poller.last(key, job_name, ip), self._poller.silence(key, job_name, ip))
-        now = self._clock()
+        heard, now = self._hear(key, observed), self._clock()
         decided = plan(resource, observed, heard, now, self._settings)
         try:
             for action in decided.actions:
@@ -156,6 +192,13 @@ class Reconciler:
             refused = Trouble(error.reason, error.message)
             return plan(resource, observed, heard, now, self._settings, refused)
         return None if any(isinstance(action, DeleteSelf) for action in decided.actions) else decided
+
+    def _hear(self, key: Key, observed: Observed) -> Heard:
+        """Follow the newest attempt's trainer: what it said last."""
+        newest = observed.attempts[-1] if observed.attempts else None
+        job_name, ip = (newest.job_name, newest.pod_ip) if newest else ("", None)
+        self._poller.follow(key, job_name, ip)
+        return Heard(self._poller.last(key, job_name, ip), self._poller.silence(key, job_name, ip))
 
     async def _act(self, key: Key, resource: Resource, action: Action) -> None:
         (namespace, _), uid = key, resource["metadata"]["uid"]
@@ -176,24 +219,28 @@ class Reconciler:
                 _logger.info("ttlSecondsAfterFinished is over, deleting the FineTuneJob", extra=about)
                 await self._cluster.delete(key, uid)
 
-    async def _report(self, key: Key, resource: Resource, decided: Plan) -> float | None:
-        """Write the status if it changed; mere progress waits for its turn."""
+    async def _report(self, key: Key, seen: _Seen, decided: Plan) -> float | None:
+        """Write the status if it changed; mere progress waits for its turn. Returns when the next pass is due."""
         if decided.status is None:
-            return None
-        old, new = resource.get("status") or {}, decided.status
+            return decided.requeue_after
+        resource, new = seen.resource, decided.status
+        old = resource.get("status") or {}
         self._states.put(key, _reason(new))
-        patch = merge_patch(old, new.to_dict())
-        if not patch:
-            return None
+        patch, brief = merge_patch(old, new.to_dict()), _only_progress(resource, decided)
         left = self._written.get(key, 0.0) + self._settings.status_seconds - time.monotonic()
-        if patch.keys() == {"progress"} and left > 0:
-            return left
-        body = {"metadata": {"resourceVersion": resource["metadata"]["resourceVersion"]}, "status": patch}
-        await self._cluster.patch_status(key, body)
-        self._written[key] = time.monotonic()
-        self._tell((*key, resource["metadata"]["uid"]), report.read_status(old), new, decided)
-        await self._recorder.record(key, resource, decided.notes, self._clock())
-        return None
+        if patch and brief and left > 0:
+            self._seen[key] = seen
+            self._progress.add(key)
+            return _earliest(decided.requeue_after, left)
+        if patch:
+            body = {"metadata": {"resourceVersion": resource["metadata"]["resourceVersion"]}, "status": patch}
+            resource = await self._cluster.patch_status(key, body)
+            self._written[key] = time.monotonic()
+            self._tell((*key, resource["metadata"]["uid"]), report.read_status(old), new, decided)
+            await self._recorder.record(key, resource, decided.notes, self._clock())
+        if brief and any(attempt.state is State.RUNNING for attempt in seen.observed.attempts):
+            self._seen[key] = _Seen(resource, seen.observed)
+        return decided.requeue_after
 
     async def _stall(self, key: Key, error: Exception) -> None:
         """Say on the object that no pass over it ends, from the second one on. The queue tries again, less and less."""
@@ -242,6 +289,7 @@ class Reconciler:
         self._states.put(key, None)
         self._recorder.forget(key)
         self._fresh.pop(key, None)
+        self._seen.pop(key, None)
         self._written.pop(key, None)
         self._failing.discard(key)
 
@@ -292,6 +340,13 @@ def merge_patch(old: Resource, new: Resource) -> Resource:
         elif value != old[key]:
             patch[key] = value
     return patch
+
+
+def _only_progress(resource: Resource, decided: Plan) -> bool:
+    """Whether there is nothing to do, and nothing but the trainer's progress to write, if that."""
+    if decided.actions or decided.status is None:
+        return False
+    return merge_patch(resource.get("status") or {}, decided.status.to_dict()).keys() <= {"progress"}
 
 
 def _wants_a_look(attempt: Attempt) -> bool:

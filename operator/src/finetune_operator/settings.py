@@ -44,9 +44,9 @@ class Settings(BaseModel):
     """FineTuneJobs that are reconciled at the same time."""
     resync_seconds: Seconds = 600
     """Time between two looks at everything, by lists, whether or not anything was heard of it."""
-    progress_seconds: Seconds = 3
+    progress_seconds: Seconds = 3.5
     """Time between two looks at a running trainer's progress."""
-    status_seconds: Seconds = 5
+    status_seconds: Seconds = 3
     """Least time between two status writes that bring nothing but progress."""
     retry_seconds: Seconds = 10
     """Pause before the second attempt; doubles with every failure that counts."""

@@ -72,7 +72,7 @@ class Survey:
                 due += self._judge(key, resource, *mine)
                 await asyncio.sleep(0)  # a thousand of them are seconds: the probes want to be heard
         for key in gone:
-            self._queue.add(key, Lane.PATIENT)
+            self._ask(key)
         _logger.info("looked at everything: %d FineTuneJobs want a pass", due + len(gone))
 
     async def _children(self, kind: str) -> dict[str, list[bytes]]:
@@ -93,7 +93,12 @@ class Survey:
         except Exception:  # the pass runs into the same, and deals with it
             rest = 0.0
         if rest == 0.0:
-            self._queue.add(key, Lane.PATIENT)
+            self._ask(key)
         elif rest is not None:
             self._queue.add_after(key, rest)
         return rest == 0.0
+
+    def _ask(self, key: Key) -> None:
+        """For a pass that reads: the lists may know what no watch told."""
+        self._reconciler.news(key)
+        self._queue.add(key, Lane.PATIENT)
