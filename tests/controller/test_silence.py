@@ -1,5 +1,7 @@
 """A trainer or a node that is not heard of any more: what counts as silence, and what follows."""
 
+from datetime import timedelta
+
 import pytest
 
 from tests.controller.test_deadlines import TRAINING, let_pods_go, live, verdict
@@ -128,3 +130,18 @@ def test_a_node_that_is_gone_is_a_preemption() -> None:
     world.settle()
     assert verdict(world) == ("True", "Published")
     assert (world.status["preemptions"], world.status["failures"], len(world.created)) == (1, 0, 1)
+
+
+def test_a_deletion_that_never_ends_is_a_silent_node() -> None:
+    """The pod's grace period is over, its kubelet has not ended it, and nobody has said why: counted from there."""
+    world = World({"deadlines": {"stallSeconds": 900}})
+    pod = running(world)
+    world.silent_nodes.add("node-1")
+    pod["metadata"]["deletionTimestamp"] = stamp(world.now + timedelta(seconds=60))  # when the grace period ends
+    assert world.reconcile() == 960
+    world.pass_time(959)
+    world.reconcile()
+    assert "reason" not in world.attempts[0]
+    world.pass_time(1)
+    world.reconcile()
+    assert world.attempts[0]["reason"] == "NodeLost"

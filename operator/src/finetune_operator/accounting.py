@@ -7,7 +7,7 @@ of its own start and end is exact; one that is gone without a word counts until 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 from finetune_api.names import Stage
@@ -16,8 +16,6 @@ from finetune_operator import report
 from finetune_operator.observe import Attempt, Observed, State, parse_time
 from finetune_operator.spans import Span
 
-SKEW = timedelta(seconds=60)
-"""A node's clock may be so far ahead of the operator's."""
 Window = tuple[datetime, datetime]
 
 
@@ -122,10 +120,7 @@ def _carry_on(
         status.training_seconds += sums.running
     else:
         status.preparing_seconds += sums.running
-    begun, spans = _counted_until(entry) or now, facts.spans if facts else ()
-    # A pod that is counted here has begun by the next window's begin, whatever its node's clock says.
-    ahead = (min(span.held, now + SKEW) for span in spans if span.end is None)
-    entry.counted_until = report.rfc3339(max(now, begun, *ahead))
+    entry.counted_until = report.rfc3339(max(now, _counted_until(entry) or now))
     entry.account, entry.pods = state.value, _held(facts) if facts else 0
 
 
