@@ -86,7 +86,7 @@ def verdict(plane: ControlPlane, name: str) -> tuple[str, str]:
     return "", ""
 
 
-def wait_for(what: str, condition: Callable[[], Any], *, timeout: float = 60) -> Any:
+def wait_for(what: str, condition: Callable[[], Any], *, timeout: float = 120) -> Any:
     """Poll until a condition is true, and return its value."""
     end = time.monotonic() + timeout
     while not (value := condition()):

@@ -37,7 +37,7 @@ def ended(resource: dict[str, Any]) -> bool:
     return fell and all(attempt.get("account") == "Ended" for attempt in status.get("attempts", []))
 
 
-def all_ended(plane: ControlPlane, where: str, *, timeout: float = 90) -> dict[str, dict[str, Any]]:
+def all_ended(plane: ControlPlane, where: str, *, timeout: float = 180) -> dict[str, dict[str, Any]]:
     """Wait for the end of every FineTuneJob of a namespace; returns them."""
 
     def look() -> dict[str, dict[str, Any]] | None:

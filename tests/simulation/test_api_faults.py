@@ -65,7 +65,7 @@ class Scene:
         """Whether every verdict fell."""
         return all(map(ended, jobs_of(self.plane, self.where).values()))
 
-    def check(self, timeout: float = 90, *, unhealthy: int = 0) -> None:
+    def check(self, timeout: float = 180, *, unhealthy: int = 0) -> None:
         """Every job ends as without a fault, each attempt is one Job, and no verdict was ever taken back.
 
         The liveness probe failed that often; as a rule it does not, for a restart would mend nothing.
@@ -144,7 +144,7 @@ def test_silent_watches(scene: Scene) -> None:
     """Open watches go silent: after 70 s without a byte new ones are made, and the process goes on."""
     assert scene.proxy.mute_watches() == 3
     scene.apply()
-    scene.check(timeout=150)
+    scene.check()
     assert scene.kubelet.ends == []
 
 

@@ -89,7 +89,7 @@ def test_no_node_within_pending_seconds(plane: ControlPlane) -> None:
     plane.apply(job("nowhere", resources=nowhere, deadlines={"pendingSeconds": 3}))
     wait_for("the verdict", lambda: verdict(plane, "nowhere") == ("False", "PendingDeadlineExceeded"))
     assert "Unschedulable: 0/1 nodes are available" in last_attempt(plane, "nowhere")["message"]
-    wait_for("no pod to be left", lambda: not pods(plane, "nowhere"), timeout=20)
+    wait_for("no pod to be left", lambda: not pods(plane, "nowhere"), timeout=60)
 
 
 @pytest.mark.usefixtures("watchful")
@@ -99,11 +99,11 @@ def test_no_step_within_start_seconds(endless_plane: ControlPlane) -> None:
     first = training_pod(endless_plane, "loads")
     with trainer(first["status"]["podIP"], phase="Loading", message="loading the base model"):
         wait_for("the first attempt to end", lambda: last_attempt(endless_plane, "loads")["number"] == 2)
-        wait_for("its pod to go", lambda: first["metadata"]["name"] not in _names(endless_plane, "loads"), timeout=20)
+        wait_for("its pod to go", lambda: first["metadata"]["name"] not in _names(endless_plane, "loads"), timeout=60)
     second = training_pod(endless_plane, "loads")
     with trainer(second["status"]["podIP"], phase="Loading"):
         wait_for("the verdict", lambda: verdict(endless_plane, "loads") == ("False", "StartDeadlineExceeded"))
-    wait_for("no pod to be left", lambda: not pods(endless_plane, "loads"), timeout=20)
+    wait_for("no pod to be left", lambda: not pods(endless_plane, "loads"), timeout=60)
     told = get(endless_plane, names.PLURAL, "loads")["status"]["attempts"][1:]
     assert [attempt["reason"] for attempt in told] == ["StartDeadlineExceeded"] * 2
     assert "it is Loading: loading the base model" in told[0]["message"]
@@ -125,7 +125,7 @@ def test_a_trainer_that_falls_silent(endless_plane: ControlPlane) -> None:
     with trainer(pod["status"]["podIP"], phase="Training", step=3, totalSteps=9, resumedFrom=0, updatedAt=1.9e9):
         wait_for("its progress", reached)
     wait_for("the verdict", lambda: verdict(endless_plane, "silent") == ("False", "TrainerSilent"))
-    wait_for("no pod to be left", lambda: not pods(endless_plane, "silent"), timeout=20)
+    wait_for("no pod to be left", lambda: not pods(endless_plane, "silent"), timeout=60)
     attempt = last_attempt(endless_plane, "silent")
     assert (attempt["step"], attempt["resumedFrom"], attempt["nodeName"]) == (3, 0, "simulated-0")
 
@@ -135,7 +135,7 @@ def test_time_to_train_is_over(endless_plane: ControlPlane) -> None:
     """The clock is the status's own number, and its GPUs are free afterwards."""
     endless_plane.apply(job("long", resources={"gpus": 2}, deadlines={"activeSeconds": 3}))
     wait_for("the verdict", lambda: verdict(endless_plane, "long") == ("False", "DeadlineExceeded"))
-    wait_for("no pod to be left", lambda: not pods(endless_plane, "long"), timeout=20)
+    wait_for("no pod to be left", lambda: not pods(endless_plane, "long"), timeout=60)
     wait_for("the books to be closed", lambda: last_attempt(endless_plane, "long").get("account") == "Ended")
     status = get(endless_plane, names.PLURAL, "long")["status"]
     assert status["trainingSeconds"] >= 3
