@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import itertools
 import json
 import math
 import statistics
@@ -25,38 +26,43 @@ _AT_ONCE = 16
 _STEP_SECONDS = 1.0
 _SETTLE_SECONDS = 20.0
 _SECONDS = 60.0
+_BARE_SECONDS = 10.0
 
 
 async def progress(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """A minute in the life of trainers that take a step a second: how old the statuses are, and what that takes."""
-    async with _training(folder, options.running) as (plane, _, operator, addresses):
+    async with _training(folder, options.running, options.workers) as (plane, client, operator, addresses):
         assert operator.process is not None
         began = time.time()
         trainers = await _serve(addresses, began)
+        seen = f'finetune_jobs{{state="Training"}} {options.running:.1f}'
+        await until("all to be heard", lambda: seen in operator.answer("/metrics")[1], 300)
         await asyncio.sleep(_SETTLE_SECONDS)
         audit, shares = Audit(plane), Shares(plane, operator.process.pid)
         before = time.time()
         await asyncio.sleep(_SECONDS)
-        after, cores = time.time(), shares.cores()
+        after, cores, rss = time.time(), shares.cores(), megabytes(operator.process.pid)
+        operator.stop()
         trainers.close()
-        writes = _writes(audit)
-        requests = audit.counts("finetune-operator")
+        writes, requests = _writes(audit), audit.counts("finetune-operator")
+        bare = await _bare(client, sorted(writes), options.workers)
     ages = _ages(writes, began, before, after)
     return {
         "running": options.running,
         "age_seconds": _spread(ages),
         "written_jobs": len(writes),
         "writes_per_second": round(sum(map(len, writes.values())) / _SECONDS, 1),
+        "bare_writes_per_second": bare,
         "operator_cores": cores["operator"],
         "cores": cores,
-        "operator_rss_mb": megabytes(operator.process.pid),
+        "operator_rss_mb": rss,
         "requests": requests,
     }
 
 
 async def finish(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All pods end at once: seconds from each one's end to its FineTuneJob's `Succeeded`."""
-    async with _training(folder, options.ending) as (plane, client, operator, _):
+    async with _training(folder, options.ending, options.workers) as (plane, client, operator, _):
         assert operator.process is not None
         found = (pod["metadata"] for pod in (await client.call("GET", PODS))["items"] if _runs(pod))
         pods = {metadata["name"]: metadata["labels"][names.LABEL_JOB_NAME] for metadata in found}
@@ -75,12 +81,14 @@ async def finish(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _training(folder: Path, count: int) -> AsyncIterator[tuple[ControlPlane, Api, Operator, list[str]]]:
+async def _training(
+    folder: Path, count: int, workers: int
+) -> AsyncIterator[tuple[ControlPlane, Api, Operator, list[str]]]:
     """So many FineTuneJobs whose trainers run, and never end by themselves; with their addresses."""
     stages = [stage for stage in lives() if stage["metadata"]["name"] != f"{Stage.TRAIN.value}-ends"]
     with a_plane(folder / "p", stages, nodes=math.ceil(count / 500)) as plane:
         async with api(plane) as client:
-            with Operator(plane, folder / "operator.log") as operator:
+            with Operator(plane, folder / "operator.log", workers=str(workers)) as operator:
                 operator.wait_until_ready()
                 bodies = [json.dumps(job(f"run-{number}")).encode() for number in range(count)]
                 await each(bodies, lambda body: client.call("POST", FTJ, body), _AT_ONCE)
@@ -93,6 +101,20 @@ async def _training(folder: Path, count: int) -> AsyncIterator[tuple[ControlPlan
                 assert len(addresses) == count, f"only {len(addresses)} trainers run"
                 await asyncio.sleep(_SETTLE_SECONDS)
                 yield plane, client, operator, addresses
+
+
+async def _bare(client: Api, jobs: list[str], at_once: int) -> float:
+    """What nobody can beat here: the same writes by a client that does nothing else, per second, for ten seconds."""
+    end, done = time.monotonic() + _BARE_SECONDS, 0
+
+    async def write(number: int) -> None:
+        nonlocal done
+        body = json.dumps({"status": {"progress": {"step": 1_000_000 + number, "loss": "1.5"}}})
+        await client.call("PATCH", f"{FTJ}/{jobs[number % len(jobs)]}/status", body.encode())
+        done += 1
+
+    await each(itertools.takewhile(lambda _: time.monotonic() < end, itertools.count()), write, at_once)
+    return round(done / _BARE_SECONDS, 1)
 
 
 async def _serve(addresses: list[str], began: float) -> asyncio.Server:

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--ending", type=int, default=200, help="FineTuneJobs that end at once (default: %(default)s)")
     add("--repeats", type=int, default=3, help="rounds of all clients (default: %(default)s)")
     add("--minutes", type=float, default=10, help="of idleness (default: %(default)s)")
-    add("--workers", type=int, default=4, help="passes at once, and requests of the bare client (default: %(default)s)")
+    add("--workers", type=int, default=8, help="passes at once, and requests of the bare client (default: %(default)s)")
     return parser
 
 

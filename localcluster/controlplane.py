@@ -62,6 +62,7 @@ def apiserver(paths: Paths, ports: Ports = IN_THE_NODE) -> list[str]:
         f"--service-account-signing-key-file={pki}/service-accounts.key",
         f"--audit-policy-file={paths.conf}/audit.json",
         f"--audit-log-path={paths.audit}",  # written before the answer is: a test may read it at once
+        "--audit-log-maxsize=4096",  # MB: a new file at 100 MB would hide from a reader what was in the old one
     ]
 
 

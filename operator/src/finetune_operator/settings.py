@@ -40,7 +40,7 @@ class Settings(BaseModel):
     """Address of /metrics, /healthz and /readyz."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """Port of /metrics, /healthz and /readyz; 0 takes a free one."""
-    workers: Annotated[int, Field(ge=1, le=64)] = 4
+    workers: Annotated[int, Field(ge=1, le=64)] = 8
     """FineTuneJobs that are reconciled at the same time."""
     resync_seconds: Seconds = 600
     """Time between two looks at everything, by lists, whether or not anything was heard of it."""
