@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--lengths", type=int, nargs="+", default=[512, 2048], help="tokens of a pack (default: %(default)s)")
     add("--repeats", type=int, default=3, help="interleaved repeats (default: %(default)s)")
     add("--long-repeats", type=int, default=3, help="the same, for packs over 1024 tokens (default: %(default)s)")
-    add("--steps", type=int, default=4, help="steps of a repeat; over 1024 tokens always 1 (default: %(default)s)")
+    add("--steps", type=int, default=2, help="steps of a repeat; over 1024 tokens always 1 (default: %(default)s)")
     add("--many-rows", type=int, default=4000, help="chats to prepare (default: %(default)s)")
     add("--threads", type=int, default=0, help="0: all cores. With neighbours on the machine 1 disturbs less")
     add("--only", nargs="+", default=NAMES, choices=NAMES, help="contenders of the training table")
