@@ -1,5 +1,6 @@
 """A pass that has nothing to tell but progress reads nothing; whatever else may have happened is read."""
 
+import asyncio
 import copy
 from typing import Any
 
@@ -147,10 +148,30 @@ def test_the_echo_of_a_write_is_known(world: Counted) -> None:
     assert world.resource is not None
     world.hear(step=3)
     world.reconcile()
-    assert world.reconciler.wrote(copy.deepcopy(world.resource))
+    assert run(world.reconciler.wrote(copy.deepcopy(world.resource)))
     world.edit(suspend=True)
-    assert not world.reconciler.wrote(copy.deepcopy(world.resource))
+    assert not run(world.reconciler.wrote(copy.deepcopy(world.resource)))
     run(world.reconciler(KEY))
-    assert not world.reconciler.wrote(copy.deepcopy(world.resource))
+    assert not run(world.reconciler.wrote(copy.deepcopy(world.resource)))
     world.restart()
-    assert not world.reconciler.wrote(copy.deepcopy(world.resource))
+    assert not run(world.reconciler.wrote(copy.deepcopy(world.resource)))
+
+
+@pytest.mark.parametrize("edited", [False, True])
+async def test_an_echo_before_the_answer_is_known_too(world: Counted, edited: bool) -> None:
+    """A watch is faster than the answer to the write that it tells of: it waits, and tells nobody. An edit it tells."""
+    write, heard = world.patch_status, []
+
+    async def slow(*arguments: Any) -> dict[str, Any]:
+        written = await write(*arguments)
+        if edited:
+            world.edit(suspend=True)
+        heard.append(asyncio.create_task(world.reconciler.wrote(copy.deepcopy(world.resource or {}))))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return written
+
+    world.patch_status = slow  # type: ignore[method-assign]
+    world.hear(step=3)
+    await world.reconciler(KEY)
+    assert await heard[0] is not edited

@@ -37,11 +37,11 @@ def watchful(endless_plane: ControlPlane, tmp_path_factory: pytest.TempPathFacto
 
 @contextmanager
 def trainer(address: str, **said: Any) -> Iterator[None]:
-    """What PID 1 of a trainer answers at that address."""
+    """What PID 1 of a trainer answers at that address; what can be called is asked each time."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = json.dumps(said).encode()
+            body = json.dumps({key: value() if callable(value) else value for key, value in said.items()}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

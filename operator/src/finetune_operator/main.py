@@ -96,7 +96,7 @@ def registry(ears: Ears, cluster: ApiCluster) -> kopf.OperatorRegistry:
         fresh = type == "ADDED" and not resource.get("status", {}).get("conditions")
         if fresh and ears.leads():
             ears.reconciler.met(resource)
-        if type != "MODIFIED" or not ears.reconciler.wrote(resource):
+        if type != "MODIFIED" or not await ears.reconciler.wrote(resource):
             ears.tell(type, namespace, name or "", Lane.FIRST if fresh else Lane.NEWS)
 
     @kopf.on.event("batch", "v1", "jobs", registry=result)

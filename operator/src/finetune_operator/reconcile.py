@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ _logger = logging.getLogger(__name__)
 Resource = dict[str, Any]
 _API_SECONDS = 2.0
 _FRESH_SECONDS = 30.0
+_ECHOES = 8  # writes that a watch may be behind
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Reconciler:
         self._seen: dict[Key, _Seen] = {}
         self._news: set[Key] = set()
         self._progress: set[Key] = set()
+        self._echoes: dict[Key, deque[str]] = {}
+        self._writing: dict[Key, asyncio.Event] = {}
 
     def met(self, resource: Resource) -> None:
         """A watch says that this FineTuneJob was created. Only for the leader: nobody else begins with it.
@@ -78,11 +82,16 @@ class Reconciler:
         """Its trainer had something new to say. Unless there is other news, the next pass need not read anything."""
         self._progress.add(key)
 
-    def wrote(self, resource: Resource) -> bool:
-        """Whether this version of the FineTuneJob is what the last pass left: a watch that brings it tells nothing."""
+    async def wrote(self, resource: Resource) -> bool:
+        """Whether this version of the FineTuneJob is progress that was just written, so that nobody need look at it.
+
+        The watch may bring it before the write is answered: then the answer is waited for, as it is by the next pass.
+        """
         metadata = resource["metadata"]
-        seen = self._seen.get((metadata.get("namespace", ""), metadata["name"]))
-        return seen is not None and seen.resource["metadata"]["resourceVersion"] == metadata.get("resourceVersion")
+        key = (metadata.get("namespace", ""), metadata["name"])
+        if answered := self._writing.get(key):
+            await answered.wait()
+        return metadata.get("resourceVersion") in self._echoes.get(key, ())
 
     def known(self) -> set[Key]:
         """The FineTuneJobs that were there when they were last looked at."""
@@ -234,13 +243,23 @@ class Reconciler:
             return _earliest(decided.requeue_after, left)
         if patch:
             body = {"metadata": {"resourceVersion": resource["metadata"]["resourceVersion"]}, "status": patch}
-            resource = await self._cluster.patch_status(key, body)
+            resource = await (self._write_progress(key, body) if brief else self._cluster.patch_status(key, body))
             self._written[key] = time.monotonic()
             self._tell((*key, resource["metadata"]["uid"]), report.read_status(old), new, decided)
             await self._recorder.record(key, resource, decided.notes, self._clock())
         if brief and any(attempt.state is State.RUNNING for attempt in seen.observed.attempts):
             self._seen[key] = _Seen(resource, seen.observed)
         return decided.requeue_after
+
+    async def _write_progress(self, key: Key, body: Resource) -> Resource:
+        """Write, and know what the watch will bring of it."""
+        self._writing[key] = asyncio.Event()
+        try:
+            written = await self._cluster.patch_status(key, body)
+            self._echoes.setdefault(key, deque(maxlen=_ECHOES)).append(written["metadata"]["resourceVersion"])
+            return written
+        finally:
+            self._writing.pop(key).set()
 
     async def _stall(self, key: Key, error: Exception) -> None:
         """Say on the object that no pass over it ends, from the second one on. The queue tries again, less and less."""
@@ -290,6 +309,7 @@ class Reconciler:
         self._recorder.forget(key)
         self._fresh.pop(key, None)
         self._seen.pop(key, None)
+        self._echoes.pop(key, None)
         self._written.pop(key, None)
         self._failing.discard(key)
 
