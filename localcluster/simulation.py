@@ -114,10 +114,9 @@ class ControlPlane:
     def install(self, crd: Path) -> None:
         """Create a CustomResourceDefinition and wait until it is served: `kubectl wait` wants a status to be there."""
         self.kubectl("apply", "--server-side", "--filename", str(crd))
-        established = "jsonpath={.status.conditions[?(@.type=='Established')].status}"
         process.wait_until(
             f"{crd.name} to be served",
-            lambda: self.kubectl("get", "--filename", str(crd), "--output", established) == "True",
+            lambda: _established(json.loads(self.kubectl("get", "--filename", str(crd), "--output", "json"))),
             timeout=60,
             check=self._all_alive,
         )
@@ -190,6 +189,12 @@ def node(number: int) -> Resource:
         "metadata": {"name": f"simulated-{number}", "labels": {"kubernetes.io/hostname": f"simulated-{number}"}},
         "status": {"allocatable": size, "capacity": size},
     }
+
+
+def _established(crd: Resource) -> bool:
+    """Whether it is served. A new one's conditions are null for a moment, over which kubectl's jsonpath stumbles."""
+    conditions = crd.get("status", {}).get("conditions") or []
+    return any((found["type"], found["status"]) == ("Established", "True") for found in conditions)
 
 
 def free_ports(count: int) -> list[int]:
