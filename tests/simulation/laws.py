@@ -49,9 +49,9 @@ def all_ended(plane: ControlPlane, where: str, *, timeout: float = 180) -> dict[
 
 
 def likeness(resource: dict[str, Any]) -> Any:
-    """A FineTuneJob's status without what differs from run to run: times, and the Jobs' names."""
+    """A FineTuneJob's status without what differs from run to run: times, the Jobs' names, the scheduler's words."""
     jobs = [re.escape(attempt["jobName"]) for attempt in resource["status"]["attempts"]]
-    pattern = re.compile("|".join(jobs))
+    pattern = re.compile("|".join([*jobs, r"(?<=Unschedulable: ).*"]))
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
