@@ -160,6 +160,17 @@ async def test_a_watch_is_heard_when_it_brings_something() -> None:
         assert agents == ["agent/Bearer t"]
 
 
+@pytest.mark.parametrize("path", ["/api", "/apis", "/api/v1", "/apis/batch/v1", "/apis/finetune.dev/v1alpha1"])
+async def test_what_is_no_watch_is_not_heard(path: str) -> None:
+    """Kopf asks once which kinds there are. Taken for a watch, it would be a silent one three minutes later."""
+
+    async def kinds(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"resources": []})
+
+    async with heard_on(kinds) as (client, heard, _), client.get(path) as answer:
+        assert (await answer.json(), heard) == ({"resources": []}, [])
+
+
 async def test_a_list_is_heard_at_once() -> None:
     """From there on its watch has its time."""
 

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -51,11 +52,13 @@ def test_metrics_after_two_jobs(plane: ControlPlane, operator: Operator) -> None
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(600)
 def test_a_watch_is_heard_on_a_quiet_cluster(plane: ControlPlane, tmp_path: Path) -> None:
-    """Bookmarks alone renew its time: nothing happens to any object in two minutes."""
+    """Bookmarks alone renew its time, and after four minutes in which nothing happens the operator is as healthy."""
     series = 'finetune_watch_last_event_timestamp_seconds{resource="pods"}'
     with Operator(plane, tmp_path / "log") as operator:
         operator.wait_until_ready()
         first = value(operator.answer("/metrics")[1], series)
         wait_for("a bookmark", lambda: value(operator.answer("/metrics")[1], series) > first, timeout=150)
-        assert operator.answer("/healthz")[0] == 200
+        time.sleep(200)  # longer than a watch may be silent
+        assert operator.answer("/healthz") == (200, "ok\n")

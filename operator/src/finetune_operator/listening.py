@@ -10,6 +10,9 @@ from typing import Any
 import aiohttp
 import kopf
 
+from finetune_api import names
+
+WATCHED = (names.PLURAL, "jobs", "pods")
 Heard = Callable[[str], None]
 
 
@@ -43,7 +46,7 @@ def session(
     class Response(aiohttp.ClientResponse):
         async def start(self, connection: Any) -> aiohttp.ClientResponse:
             result = await super().start(connection)
-            if self.status == 200:
+            if self.status == 200 and self.url.name in WATCHED:  # kopf asks which kinds there are, too, and only once
                 if "watch" not in self.url.query:
                     heard(self.url.path)  # a list; of a watch only what it brings counts
                     listed()
