@@ -112,7 +112,7 @@ CLIENTS = {
 
 
 async def _work(name: str, kubeconfig: str, objects: dict[str, str]) -> dict[str, float]:
-    """Reads for some seconds, four at once like the operator's workers."""
+    """Reads for some seconds, four at once."""
     async with CLIENTS[name](kubeconfig) as read:
         (some, uid), *_ = objects.items()
         await read(some, uid)

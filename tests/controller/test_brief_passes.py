@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from finetune_operator.errors import ApiError
+from finetune_operator.plan import Action, Plan, SetSuspend
+from finetune_operator.reconcile import _only_progress
 from tests.controller.world import KEY, World, run
 
 
@@ -175,3 +177,17 @@ async def test_an_echo_before_the_answer_is_known_too(world: Counted, edited: bo
     world.hear(step=3)
     await world.reconciler(KEY)
     assert await heard[0] is not edited
+
+
+@pytest.mark.parametrize(
+    ("actions", "patch", "only"),
+    [
+        ((), {"progress": {"step": 4}}, True),
+        ((), {}, True),
+        ((), {"progress": {"step": 4}, "conditions": []}, False),
+        ((SetSuspend("bot-1", suspend=True),), {"progress": {"step": 4}}, False),
+    ],
+)
+def test_what_counts_as_progress_alone(actions: tuple[Action, ...], patch: dict[str, Any], only: bool) -> None:
+    """Nothing else to say, and nothing to do: an action is never decided by what was read before."""
+    assert _only_progress(Plan(actions), patch) is only

@@ -54,6 +54,17 @@ def test_a_quiet_cluster_is_no_trouble() -> None:
     assert set(lived(3600)[1]) == {200}
 
 
+def test_who_asks_for_more_is_told_what_is_listened_to() -> None:
+    """Each watch, and how long ago it brought something."""
+    clock = Clock()
+    health = Health(clock)
+    health.heard(PODS)
+    clock.now += 7
+    health.heard(JOBS)
+    said = f"[+]watch {PODS} heard 7 s ago\n[+]watch {JOBS} heard 0 s ago\nok\n".encode()
+    assert health.answer("/healthz?verbose", lambda: b"") == (200, "text/plain", said)
+
+
 def test_a_watch_that_died_fails_it_after_three_minutes() -> None:
     """The other watch and the API server live; the answer names the dead one, and no other."""
     health, answers = lived(400, pods=False)

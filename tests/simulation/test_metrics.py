@@ -51,6 +51,18 @@ def test_metrics_after_two_jobs(plane: ControlPlane, operator: Operator) -> None
     assert not re.findall(r'resource="other"', text)
 
 
+def test_the_liveness_probe_listens_to_the_watches_and_to_nothing_else(operator: Operator) -> None:
+    """What is asked only once, as kopf asks which kinds there are, would be silent for ever."""
+    kinds = ("finetunejobs", "jobs", "pods")
+    wait_for("all watches", lambda: len(watches(operator)) >= len(kinds))
+    assert sorted(path.rsplit("/", 1)[-1] for path in watches(operator)) == sorted(kinds)
+
+
+def watches(operator: Operator) -> list[str]:
+    """The paths that the probe knows."""
+    return re.findall(r"^\[\+\]watch (\S+) heard", operator.answer("/healthz?verbose")[1], re.MULTILINE)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_watch_is_heard_on_a_quiet_cluster(plane: ControlPlane, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from finetune_api import names
 from localcluster.simulation import ControlPlane
 from tests.simulation.conftest import a_plane
-from tests.simulation.jobs import NAMESPACE, get, job, lives, wait_for
+from tests.simulation.jobs import get, job, lives, wait_for
 from tests.simulation.operators import Operator
 from tests.simulation.test_deadlines import trainer, training_pod
 
@@ -24,7 +24,7 @@ def ours(plane: ControlPlane, since: int) -> list[str]:
 
 
 def test_a_trainer_that_steps_costs_writes_and_no_reads(tmp_path: Path) -> None:
-    """Thirty statuses of one trainer; a read now and then, where the watch's echo came before the write's answer."""
+    """Thirty statuses of one trainer; a read now and then, where a timer asks for one."""
     steps = itertools.count(1)
     with (
         a_plane(tmp_path / "p", lives(train_seconds=100_000)) as plane,
@@ -51,4 +51,3 @@ def test_a_trainer_that_steps_costs_writes_and_no_reads(tmp_path: Path) -> None:
             asked = ours(plane, since)
         assert asked.count("patch") > 3 * sum(verb in ("get", "list") for verb in asked), asked
         assert set(asked) <= {"patch", "get", "list"}
-        assert get(plane, "jobs", namespace=NAMESPACE)["items"]

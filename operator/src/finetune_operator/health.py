@@ -58,7 +58,8 @@ class Health:
             await asyncio.sleep(_BEAT_SECONDS)
 
     def answer(self, path: str, metrics: Callable[[], bytes]) -> Answer:
-        """Status, content type and body for a path."""
+        """Status, content type and body for a path; `?verbose` tells what is listened to, as other probes do."""
+        path, _, query = path.partition("?")
         silent = self._clock() - self._beat
         if path == "/metrics":
             return 200, "text/plain; version=0.0.4; charset=utf-8", metrics()
@@ -69,8 +70,12 @@ class Health:
         if path == "/readyz" and not self.ready:
             return 503, "text/plain", b"not watching yet\n"
         if path in ("/healthz", "/readyz"):
-            return 200, "text/plain", b"ok\n"
+            return 200, "text/plain", self._told() if query == "verbose" else b"ok\n"
         return 404, "text/plain", b"/metrics, /healthz and /readyz are here\n"
+
+    def _told(self) -> bytes:
+        now, watches = self._clock(), sorted(self._watches.copy().items())
+        return "".join(f"[+]watch {watch} heard {now - time:.0f} s ago\n" for watch, time in watches).encode() + b"ok\n"
 
 
 class Server:
@@ -79,7 +84,7 @@ class Server:
     def __init__(self, host: str, port: int, health: Health, metrics: Callable[[], bytes]) -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                status, kind, body = health.answer(self.path.split("?", 1)[0], metrics)
+                status, kind, body = health.answer(self.path, metrics)
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))

@@ -162,7 +162,10 @@ class Reconciler:
     def _retold(self, key: Key, seen: _Seen) -> Plan | None:
         """The plan, if it brings nothing but progress. What the API server knows better, it refuses with 409."""
         decided = plan(seen.resource, seen.observed, self._hear(key, seen.observed), self._clock(), self._settings)
-        return decided if _only_progress(seen.resource, decided) else None
+        if decided.status is None:
+            return None
+        patch = merge_patch(seen.resource.get("status") or {}, decided.status.to_dict())
+        return decided if _only_progress(decided, patch) else None
 
     async def _begin(self, key: Key, fresh: Resource) -> float | None:
         """Create the first Job of what has none, before anything is read or said: in a burst, Jobs come first.
@@ -235,7 +238,8 @@ class Reconciler:
         resource, new = seen.resource, decided.status
         old = resource.get("status") or {}
         self._states.put(key, _reason(new))
-        patch, brief = merge_patch(old, new.to_dict()), _only_progress(resource, decided)
+        patch = merge_patch(old, new.to_dict())
+        brief = _only_progress(decided, patch)
         left = self._written.get(key, 0.0) + self._settings.status_seconds - time.monotonic()
         if patch and brief and left > 0:
             self._seen[key] = seen
@@ -362,11 +366,9 @@ def merge_patch(old: Resource, new: Resource) -> Resource:
     return patch
 
 
-def _only_progress(resource: Resource, decided: Plan) -> bool:
+def _only_progress(decided: Plan, patch: Resource) -> bool:
     """Whether there is nothing to do, and nothing but the trainer's progress to write, if that."""
-    if decided.actions or decided.status is None:
-        return False
-    return merge_patch(resource.get("status") or {}, decided.status.to_dict()).keys() <= {"progress"}
+    return not decided.actions and patch.keys() <= {"progress"}
 
 
 def _wants_a_look(attempt: Attempt) -> bool:
