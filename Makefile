@@ -51,7 +51,7 @@ soak: setup ## The long sweeps: a thousand kills of the operator, signals at a h
 
 .PHONY: simulation
 simulation: setup ## The operator on a real control plane with simulated nodes: faults, kills, scale
-	$(BIN)/python -m localcluster binaries --only kubernetes --only etcd --only simulation --only tools --only checks
+	$(BIN)/python -m localcluster binaries --only kubernetes --only etcd --only simulation --only kueue --only tools --only checks
 	$(BIN)/pytest -m 'simulation and not soak'
 
 .PHONY: test

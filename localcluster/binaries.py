@@ -38,6 +38,7 @@ class Module:
 
 
 _KUBERNETES = "k8s.io/kubernetes"
+_KUEUE = "sigs.k8s.io/kueue"
 _KUBERNETES_NAMES = ("kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet")
 
 MODULES = (
@@ -66,6 +67,7 @@ MODULES = (
         {"kwok": "sigs.k8s.io/kwok/cmd/kwok"},
         {"sigs.k8s.io/kwok/pkg/consts.Version": ("sigs.k8s.io/kwok", "v{version}")},
     ),
+    Module("kueue", {"kueue": f"{_KUEUE}/cmd/kueue"}, {f"{_KUEUE}/pkg/version.GitVersion": (_KUEUE, "v{version}")}),
     Module("checks", {"promtool": "github.com/prometheus/prometheus/cmd/promtool", "kstatus": "./kstatus"}, {}),
 )
 

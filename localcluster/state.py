@@ -14,7 +14,7 @@ DEFAULT_DIR = "/var/lib/finetune-localcluster"  # short, for unix sockets; not a
 USER_DIR = "~/.cache/finetune-localcluster"  # for who is not root: no cluster, but binaries and S3 servers
 SOURCE = Path(__file__).parent
 REPOSITORY = SOURCE.parent
-GO_MODULES = ("kubernetes", "etcd", "dns", "tools", "simulation", "checks")
+GO_MODULES = ("kubernetes", "etcd", "dns", "tools", "simulation", "kueue", "checks")
 
 
 def modules_hash() -> str:

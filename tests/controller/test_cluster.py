@@ -87,6 +87,7 @@ async def test_a_service_is_created_by_the_same_law() -> None:
         (403, 'jobs.batch "bot" is forbidden: exceeded quota: jobs, requested: count/jobs.batch=1', "QuotaExceeded"),
         (422, "Job.batch is invalid: spec.template.spec.nodeSelector: Invalid value", "InvalidSpec"),
         (403, "admission webhook denied the request", "Unknown"),
+        (500, 'Internal error occurred: failed calling webhook "mjob.kb.io": connection refused', "WebhookUnavailable"),
     ],
 )
 async def test_refused_creation_is_told_with_the_servers_words(code: int, message: str, reason: str) -> None:

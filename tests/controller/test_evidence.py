@@ -197,6 +197,7 @@ def test_unschedulable_speaks_with_the_schedulers_words() -> None:
         ('pods "bot-1f" is forbidden: error looking up service account ns/ghost: serviceaccount "ghost" not found',
          "MissingServiceAccount"),
         ('pods "bot-1f" is forbidden: exceeded quota: gpus, requested: ...', "QuotaExceeded"),
+        ('Internal error occurred: failed calling webhook "mpod.kb.io": failed to call webhook', "WebhookUnavailable"),
     ],
 )  # fmt: skip
 def test_job_controllers_refusal(message: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 
 @pytest.fixture
 def operator(plane: ControlPlane, tmp_path: Path) -> Iterator[Operator]:
-    """One operator as a process, ready; ended with the test."""
-    with Operator(plane, tmp_path / "operator.log") as running:
+    """One operator as a process, ready; ended with the test. The next one has its name, and so its Lease at once."""
+    with Operator(plane, tmp_path / "operator.log", pod_name="one") as running:
         running.wait_until_ready()
         yield running

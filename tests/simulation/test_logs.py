@@ -53,7 +53,7 @@ def test_every_line_is_one_object_and_names_its_job(own_plane: ControlPlane, tmp
 
 def test_for_people_the_lines_are_plain(plane: ControlPlane, tmp_path: Path) -> None:
     """The same beginning for everything about one job."""
-    with Operator(plane, tmp_path / "log") as operator:
+    with Operator(plane, tmp_path / "log", pod_name="one") as operator:
         operator.wait_until_ready()
         plane.apply(job("plainly"))
         wait_for("its end", lambda: verdict(plane, "plainly")[0] == "True")

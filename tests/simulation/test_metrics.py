@@ -68,7 +68,7 @@ def watches(operator: Operator) -> list[str]:
 def test_a_watch_is_heard_on_a_quiet_cluster(plane: ControlPlane, tmp_path: Path) -> None:
     """Bookmarks alone renew its time, and after four minutes in which nothing happens the operator is as healthy."""
     series = 'finetune_watch_last_event_timestamp_seconds{resource="pods"}'
-    with Operator(plane, tmp_path / "log") as operator:
+    with Operator(plane, tmp_path / "log", pod_name="one") as operator:
         operator.wait_until_ready()
         first = value(operator.answer("/metrics")[1], series)
         wait_for("a bookmark", lambda: value(operator.answer("/metrics")[1], series) > first, timeout=150)

@@ -44,7 +44,7 @@ def finished(plane: ControlPlane, tmp_path: Path) -> tuple[list[dict[str, Any]],
         resources={"gpus": 1, "nodes": 2},
     )
     marked["metadata"] |= {"labels": FOREIGN, "annotations": TOOL}
-    with Operator(plane, tmp_path / "log", log_level="DEBUG") as operator:
+    with Operator(plane, tmp_path / "log", log_level="DEBUG", pod_name="one") as operator:
         operator.wait_until_ready()
         plane.apply({**secret, "stringData": keys}, marked)
         wait_for("its end", lambda: verdict(plane, "carrier")[0] == "True")

@@ -91,6 +91,8 @@ class ClusterReason(StrEnum):
     MISSING_SERVICE_ACCOUNT = "MissingServiceAccount"
     QUOTA_EXCEEDED = "QuotaExceeded"
     NAME_CONFLICT = "NameConflict"
+    WEBHOOK_UNAVAILABLE = "WebhookUnavailable"
+    """An admission webhook of somebody else gives no answer, so that no Job or no pod can be created."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     PENDING_DEADLINE_EXCEEDED = "PendingDeadlineExceeded"
     START_DEADLINE_EXCEEDED = "StartDeadlineExceeded"

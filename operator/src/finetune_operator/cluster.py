@@ -17,6 +17,7 @@ from finetune_api import __version__, names
 from finetune_api.names import ClusterReason
 from finetune_operator import metrics
 from finetune_operator.errors import ApiError, OverloadedError, RefusedError
+from finetune_operator.evidence import WEBHOOK_FAILED
 from finetune_operator.fence import Fence, FencedError
 from finetune_operator.observe import controller_uid
 
@@ -143,7 +144,7 @@ class ApiCluster:
                     return
                 message = f"a {kind} {name} that belongs to somebody else is in the way; delete or rename it"
                 raise RefusedError(ClusterReason.NAME_CONFLICT, message) from error
-            if error.status in (400, 403, 422):
+            if error.status in (400, 403, 422) or WEBHOOK_FAILED in error.message:
                 raise RefusedError(*_refusal(error, kind, name)) from error
             raise
 
@@ -261,6 +262,8 @@ def _jobs_path(namespace: str, name: str) -> str:
 
 def _refusal(error: ApiError, kind: str, name: str) -> tuple[str, str]:
     """The API server looked at the Job and said no: asking again helps only after somebody changed something."""
+    if WEBHOOK_FAILED in error.message:
+        return ClusterReason.WEBHOOK_UNAVAILABLE, error.message
     if "exceeded quota" in error.message:
         return ClusterReason.QUOTA_EXCEEDED, error.message
     if error.status == 422:

@@ -11,6 +11,8 @@ from finetune_api.names import ClusterReason
 from finetune_api.outcome import ExitCode, FollowUp, Outcome, Reason
 
 Resource = dict[str, Any]
+WEBHOOK_FAILED = "failed calling webhook"
+"""The API server's words when an admission webhook, without which nothing may be created, gives no answer."""
 _KILLED = (137, 143)
 _IMAGE_TROUBLE = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _POD_NAME_END = re.compile(r"(?<=[a-z0-9])-[a-z0-9]{5}\"(?= is forbidden)")
@@ -213,6 +215,8 @@ def _refused(message: str) -> Trouble:
     lowered = message.lower()
     if "exceeded quota" in lowered:
         return Trouble(ClusterReason.QUOTA_EXCEEDED, message)
+    if WEBHOOK_FAILED in lowered:
+        return Trouble(ClusterReason.WEBHOOK_UNAVAILABLE, message)
     if "serviceaccount" in lowered and "not found" in lowered:
         return Trouble(ClusterReason.MISSING_SERVICE_ACCOUNT, message)
     return Trouble(ClusterReason.UNKNOWN, message)
