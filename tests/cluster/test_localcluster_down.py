@@ -29,9 +29,9 @@ class Second:
     root: Path
 
     def start(self, command: str) -> subprocess.Popen[str]:
-        """Start a localcluster command."""
+        """Start a localcluster command, as in a terminal: whose parent ignores SIGINT would ignore it, too."""
         return subprocess.Popen(
-            [sys.executable, "-m", "localcluster", command],
+            ["env", "--default-signal=INT", sys.executable, "-m", "localcluster", command],
             env={**os.environ, "LOCALCLUSTER_DIR": str(self.root), "LOCALCLUSTER_NUMBER": NUMBER},
             cwd=state.REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
