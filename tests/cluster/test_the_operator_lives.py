@@ -13,7 +13,8 @@ LONG_ENOUGH_SECONDS = 220  # a watch without a byte for 180 s counts as dead
 
 def _container(cluster: Any) -> tuple[str, str]:
     """The pod's uid, and since when its container runs."""
-    (pod,) = cluster.get("pods", namespace=HOME)["items"]
+    pods = cluster.get("pods", namespace=HOME)["items"]
+    (pod,) = (pod for pod in pods if "deletionTimestamp" not in pod["metadata"])
     (status,) = pod["status"]["containerStatuses"]
     return pod["metadata"]["uid"], status["state"].get("running", {}).get("startedAt", "")
 
