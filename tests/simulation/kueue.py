@@ -1,7 +1,8 @@
 """Kueue itself on a control plane of the tests: its release's manifests, its controller as a process, its webhooks.
 
 The manifests come out of the Go module that the controller is built from, as `kubectl apply -k` would install them; but
-there is no Deployment, and the webhooks' Service leads to the process on loopback. https://kueue.sigs.k8s.io/docs/
+there is no Deployment, the process has an administrator's rights, and the webhooks' Service leads to it on loopback.
+https://kueue.sigs.k8s.io/docs/
 """
 
 import base64
@@ -34,10 +35,12 @@ class Kueue:
         binaries.ensure(Paths.default(), ("kueue",))
         self._plane, self._folder = plane, folder
         self._webhook, self._health = free_ports(2)
+        self._configuration: dict[str, Any] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start the controller and wait until its webhooks answer."""
+    def start(self, **configuration: Any) -> None:
+        """Start the controller and wait until its webhooks answer; `configuration` is laid over the release's."""
+        (self._folder / "kueue.yaml").write_text(json.dumps(self._configuration | configuration))
         with (self._folder / "kueue.log").open("ab") as out:
             # whatever ends these tests ends the program too
             command = ["setpriv", "--pdeathsig", "KILL", f"{self._plane.paths.bin}/kueue"]
@@ -56,8 +59,12 @@ class Kueue:
     def __enter__(self) -> Self:
         manifests = _manifests(self._plane)
         self._plane.apply(*(self._fitted(each) for each in manifests if each["kind"] not in _LEFT_OUT))
-        (self._folder / "kueue.yaml").write_text(json.dumps(self._configuration(manifests)))
-        self.start()
+        self._configuration = self._fitted_configuration(manifests)
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(
@@ -65,7 +72,7 @@ class Kueue:
     ) -> None:
         self.kill()
 
-    def _configuration(self, manifests: list[dict[str, Any]]) -> dict[str, Any]:
+    def _fitted_configuration(self, manifests: list[dict[str, Any]]) -> dict[str, Any]:
         (shipped,) = (each["data"] for each in manifests if each["kind"] == "ConfigMap")
         configuration: dict[str, Any] = yaml.safe_load(shipped["controller_manager_config.yaml"])
         configuration["health"]["healthProbeBindAddress"] = f"127.0.0.1:{self._health}"

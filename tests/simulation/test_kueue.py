@@ -4,6 +4,7 @@ import itertools
 import json
 import shlex
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from tests.simulation.operators import Operator
 
 pytestmark = pytest.mark.simulation
 MAY = "tests/may"  # a label of pods: they end when and how a test says
+REFUSED_SECONDS = 2
+QUARREL_SECONDS = 6.0
 TRAINS = "Starting"  # what a played trainer shows, which says nothing of its progress
 TRAIN = {names.LABEL_STAGE: Stage.TRAIN.value}
 
@@ -49,7 +52,7 @@ def kueue(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def operator(plane: ControlPlane, kueue: Kueue, tmp_path: Path) -> Iterator[Operator]:
     """One that tries again soon, and has the name of the one before: the Lease is still its own."""
     del kueue  # it is only to be there
-    settings = {"pod_name": "one", "retry_seconds": "1", "refused_seconds": "2"}
+    settings = {"pod_name": "one", "retry_seconds": "1", "refused_seconds": str(REFUSED_SECONDS)}
     with Operator(plane, tmp_path / "operator.log", **settings) as running:
         running.wait_until_ready()
         yield running
@@ -61,9 +64,9 @@ def say(plane: ControlPlane, name: str) -> str:
     return str(next((each["message"] for each in found if each["type"] == "Succeeded"), ""))
 
 
-def wait_until(plane: ControlPlane, name: str, reason: str) -> None:
+def wait_until(plane: ControlPlane, name: str, reason: str, *, timeout: float = 120) -> None:
     """Wait until that is the reason of the job's Succeeded condition; TRAINS: of a pod of `train`."""
-    wait_for(f"{name} to be {reason}", lambda: verdict(plane, name)[1] == reason)
+    wait_for(f"{name} to be {reason}", lambda: verdict(plane, name)[1] == reason, timeout=timeout)
     if reason == TRAINS:
         wait_for(f"{name} to train", lambda: pods(plane, name) and verdict(plane, name)[1] == TRAINS)
 
@@ -76,9 +79,9 @@ def pods(plane: ControlPlane, name: str) -> list[dict[str, Any]]:
 
 
 def let(plane: ControlPlane, name: str, how: str = "succeed") -> None:
-    """Let its trainer end."""
-    for pod in pods(plane, name):
-        plane.kubectl("-n", NAMESPACE, "label", f"pod/{pod['metadata']['name']}", f"{MAY}={how}")
+    """Let its trainer end; of several nodes the first, by whose word the Job goes."""
+    first, *_ = sorted(pod["metadata"]["name"] for pod in pods(plane, name))
+    plane.kubectl("-n", NAMESPACE, "label", f"pod/{first}", f"{MAY}={how}")
 
 
 def edit(plane: ControlPlane, which: str, **spec: Any) -> None:
@@ -96,7 +99,11 @@ def jobs_of(plane: ControlPlane, name: str) -> list[dict[str, Any]]:
 def workload_of(plane: ControlPlane, name: str) -> str:
     """The Workload that Kueue made of its newest Job, found by what the job's own message says one should type."""
     command = shlex.split(say(plane, name).partition("kubectl ")[2].partition(" tells why")[0])
-    (found,) = json.loads(plane.kubectl("-n", NAMESPACE, *command, "-ojson"))["items"]
+
+    def look() -> list[dict[str, Any]]:
+        return list(json.loads(plane.kubectl("-n", NAMESPACE, *command, "-ojson"))["items"])
+
+    (found,) = wait_for("Kueue to make a Workload", look)
     (owner,) = found["metadata"]["ownerReferences"]
     assert owner["name"] == get(plane, names.PLURAL, name)["status"]["jobName"]
     return str(found["metadata"]["name"])
@@ -118,18 +125,19 @@ def ends_well(plane: ControlPlane, name: str, told: list[tuple[str, int, str]]) 
     assert get(plane, names.PLURAL, name)["status"]["failures"] == sum(reason == "InternalError" for *_, reason in told)
     made = {key: times for key, times in created(plane, NAMESPACE).items() if key[0] == name}
     assert made == {(name, stage, str(number)): 1 for stage, number, _ in told}
-    assert verbs(plane, name) <= {"create", "delete"}
+    assert set(done(plane, name)) - {"delete"} == {"create"}
 
 
-def verbs(plane: ControlPlane, name: str) -> set[str]:
+def done(plane: ControlPlane, name: str) -> list[str]:
     """What the operator has done to the Jobs of a job, but for looking at them."""
-    return {
+    return [
         entry["verb"]
         for entry in plane.audit()
         if entry.get("objectRef", {}).get("resource") == "jobs"
         and entry["objectRef"].get("name", "").startswith(f"{name}-")
         and entry["userAgent"].startswith(names.MANAGED_BY)
-    } - {"get", "list", "watch"}
+        and entry["verb"] not in ("get", "list", "watch")
+    ]
 
 
 @pytest.mark.usefixtures("operator")
@@ -187,10 +195,12 @@ def test_preempted_and_admitted_again(plane: ControlPlane, operator: Operator, k
             operator.signal(signal.SIGKILL)
             operator.wait()
             operator.start()
+            operator.wait_until_ready()
 
     plane.apply(*queue(name, gpus=1))
     plane.apply(job(name, queueName=name, workloadPriorityClassName="low"))
     wait_until(plane, name, TRAINS)
+    wait_for("its node", lambda: get(plane, names.PLURAL, name)["status"]["attempts"][-1].get("nodeName"))
     before = jobs_of(plane, name)[-1]["spec"]["template"]
     crash()
     plane.apply(urgent(name))
@@ -212,7 +222,7 @@ def test_preempted_and_admitted_again(plane: ControlPlane, operator: Operator, k
 
 @pytest.mark.usefixtures("operator")
 def test_who_is_suspended_leaves_the_queue_to_others(plane: ControlPlane) -> None:
-    """The quota is free for the next at once; who resumes is last in the queue, and trains as the next attempt."""
+    """The quota is free for the next at once; who resumes waits for it again, and trains as the next attempt."""
     plane.apply(*queue("polite", gpus=1))
     plane.apply(job("away", queueName="polite"))
     wait_until(plane, "away", TRAINS)
@@ -222,7 +232,7 @@ def test_who_is_suspended_leaves_the_queue_to_others(plane: ControlPlane) -> Non
     edit(plane, "ftj/away", suspend=True)
     wait_until(plane, "next", TRAINS)
     wait_until(plane, "away", "Suspended")
-    assert not pods(plane, "away")
+    wait_for("no pod", lambda: not pods(plane, "away"))
     edit(plane, "ftj/away", suspend=False)
     wait_until(plane, "away", "Queued")
     ends_well(plane, "next", [("prepare", 1, "Prepared"), ("train", 1, "Published")])
@@ -302,12 +312,19 @@ def test_several_nodes_are_admitted_together(plane: ControlPlane) -> None:
     ends_well(plane, "gang", [("prepare", 1, "Prepared"), ("train", 1, "Published")])
 
 
+def active(plane: ControlPlane, name: str, namespace: str) -> bool:
+    """Whether Kueue says that the LocalQueue is."""
+    conditions = get(plane, "localqueue", name, namespace).get("status", {}).get("conditions", [])
+    return any((found["type"], found["status"]) == ("Active", "True") for found in conditions)
+
+
 @pytest.mark.usefixtures("operator")
 def test_a_namespace_with_a_queue_for_all(plane: ControlPlane) -> None:
     """A LocalQueue by the name of `default` takes in what names none; the operator leaves such a Job to Kueue, too."""
     *_, local = queue("everybody", gpus=1)
     plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "defaulted"}})
     plane.apply(*queue("everybody", gpus=0), {**local, "metadata": {"name": "default", "namespace": "defaulted"}})
+    wait_for("Kueue to know the queue", lambda: active(plane, "default", "defaulted"))
     resource = job("unnamed")
     plane.apply({**resource, "metadata": {"name": "unnamed", "namespace": "defaulted"}})
 
@@ -326,15 +343,46 @@ def test_a_namespace_with_a_queue_for_all(plane: ControlPlane) -> None:
 
 
 def test_kueue_is_down(plane: ControlPlane, kueue: Kueue, operator: Operator) -> None:
-    """Its webhook refuses every Job then: the job says so within 30 s, and goes on by itself when Kueue is back."""
+    """Its webhook stands before every Job: who cannot begin or stop says so within 30 s, and does when it is back."""
     plane.apply(*queue("down", gpus=1))
+    plane.apply(job("free"))
+    wait_until(plane, "free", TRAINS)
     kueue.kill()
     try:
         plane.apply(job("down", queueName="down"))
-        wait_for("the reason", lambda: verdict(plane, "down") == ("Unknown", "WebhookUnavailable"), timeout=30)
-        assert "mjob.kb.io" in say(plane, "down")
+        edit(plane, "ftj/free", suspend=True)
+        for name, webhook in (("down", "mjob.kb.io"), ("free", "vjob.kb.io")):
+            wait_until(plane, name, "WebhookUnavailable", timeout=30)
+            assert webhook in say(plane, name)
         assert operator.answer("/healthz")[0] == 200
     finally:
         kueue.start()
+    wait_until(plane, "free", "Suspended")
+    wait_for("no pod", lambda: not pods(plane, "free"))
     wait_until(plane, "down", TRAINS)
     ends_well(plane, "down", [("prepare", 1, "Prepared"), ("train", 1, "Published")])
+
+
+@pytest.mark.usefixtures("operator")
+def test_kueue_manages_what_names_no_queue(plane: ControlPlane, kueue: Kueue) -> None:
+    """Where it suspends each such Job, it is not fought: the job says what to do, and does well once that is done."""
+    plane.apply(*queue("named", gpus=1))
+    kueue.kill()
+    kueue.start(manageJobsWithoutQueueName=True)
+    try:
+        plane.apply(job("nameless"))
+        wait_for("the remedy", lambda: "set spec.queueName" in say(plane, "nameless"))
+        end = time.monotonic() + QUARREL_SECONDS
+        wait_for("a while", lambda: time.monotonic() > end)
+        tries = sum(verb == "patch" for verb in done(plane, "nameless"))
+        assert 1 <= tries <= 1 + 2 * QUARREL_SECONDS / REFUSED_SECONDS
+        edit(plane, "ftj/nameless", suspend=True)
+        wait_until(plane, "nameless", "Suspended")
+        edit(plane, "ftj/nameless", queueName="named")
+        edit(plane, "ftj/nameless", suspend=False)
+        wait_until(plane, "nameless", TRAINS)
+        let(plane, "nameless")
+        wait_for("the verdict", lambda: verdict(plane, "nameless") == ("True", "Published"))
+    finally:
+        kueue.kill()
+        kueue.start()

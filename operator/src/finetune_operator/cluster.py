@@ -55,7 +55,7 @@ class Cluster(Protocol):
         """Create the Job. One that is there already is accepted if it is the owner's; raises RefusedError."""
 
     async def set_suspend(self, namespace: str, name: str, *, suspend: bool) -> None:
-        """Patch the Job's `suspend`."""
+        """Patch the Job's `suspend`; raises RefusedError where an admission webhook gives no answer."""
 
     async def delete_job(self, namespace: str, name: str) -> None:
         """Delete the Job once its pods have ended, and tell them to."""
@@ -150,7 +150,12 @@ class ApiCluster:
 
     async def set_suspend(self, namespace: str, name: str, *, suspend: bool) -> None:  # noqa: D102
         path = f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}"
-        await self._call("PATCH", path, {"spec": {"suspend": suspend}})
+        try:
+            await self._call("PATCH", path, {"spec": {"suspend": suspend}})
+        except ApiError as error:
+            if WEBHOOK_FAILED in error.message:
+                raise RefusedError(*_refusal(error, "Job", name)) from error
+            raise
 
     async def delete_job(self, namespace: str, name: str) -> None:  # noqa: D102
         path = f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}"
@@ -261,7 +266,7 @@ def _jobs_path(namespace: str, name: str) -> str:
 
 
 def _refusal(error: ApiError, kind: str, name: str) -> tuple[str, str]:
-    """The API server looked at the Job and said no: asking again helps only after somebody changed something."""
+    """The API server said no, or could not ask who must agree: it takes somebody else for it to say yes."""
     if WEBHOOK_FAILED in error.message:
         return ClusterReason.WEBHOOK_UNAVAILABLE, error.message
     if "exceeded quota" in error.message:

@@ -20,7 +20,7 @@ class OverloadedError(ApiError):
 
 
 class RefusedError(Exception):
-    """A Job cannot be created for a reason that a person has to remove; `reason` is a condition reason."""
+    """A Job cannot be created or changed, for a cause outside of the operator; `reason` is a condition reason."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

@@ -121,7 +121,7 @@ def plan(
         heard: What the running trainer said last, if anything.
         now: The time.
         settings: The operator's.
-        refused: Why the Job that an earlier plan of this pass wanted could not be created.
+        refused: Why what an earlier plan of this pass wanted was not let through.
     """
     metadata = resource["metadata"]
     if metadata.get("deletionTimestamp"):
@@ -140,6 +140,8 @@ def plan(
         status.model_name = report.clip(job.spec.model.uri.rstrip("/").rsplit("/", 1)[-1], 256)
         uid, namespace = metadata["uid"], metadata["namespace"]
         step = _story(_Scene(job, namespace, uid, status, observed, heard, now, settings, refused))
+        if refused and step.actions:
+            step = _Step(Verdict(refused.reason, refused.message))
     report.pronounce(status, step.verdict, generation, now)
     withdrawn = tuple(DeleteJob(name) for name in queueing.leftovers(old, observed))
     return Plan((*withdrawn, *step.actions), status, report.notes(old, status), step.requeue_after)
@@ -243,7 +245,7 @@ def _start(scene: _Scene, stage: Stage, number: int, micro_batch_size: int | Non
     if scene.refused:
         broken = scene.refused.reason == ClusterReason.INVALID_SPEC
         verdict = Verdict(scene.refused.reason, scene.refused.message, reconciling=not broken, stalled=broken)
-        return _Step(verdict, requeue_after=scene.settings.refused_seconds)
+        return _Step(verdict)
     manifest = desired.job_manifest(
         job,
         namespace=scene.namespace,
@@ -288,8 +290,7 @@ def _ongoing(scene: _Scene, newest: AttemptStatus) -> _Step:
     if facts.suspended and facts.queue:
         return _Step(queueing.waiting(newest, facts))
     if facts.suspended:
-        verdict = Verdict(ActiveReason.PENDING, f"Job {facts.job_name} resumes")
-        return _Step(verdict, (SetSuspend(facts.job_name, suspend=False),))
+        return _resume(scene, facts)
     return _on_time(scene, newest, facts)
 
 
@@ -319,6 +320,15 @@ def _suspend(facts: Attempt) -> _Step:
     leave = facts.suspended or facts.state is State.ENDED
     actions = () if leave else (SetSuspend(facts.job_name, suspend=True),)
     return _Step(_suspended(message), actions)
+
+
+def _resume(scene: _Scene, facts: Attempt) -> _Step:
+    message = f"Job {facts.job_name} resumes"
+    suspended = report.find(scene.status, Condition.SUSPENDED)
+    if suspended is None or suspended.status != "True":
+        message = f"Job {facts.job_name} was suspended by somebody else, and resumes; is it Kueue, set spec.queueName"
+    action = SetSuspend(facts.job_name, suspend=False)
+    return _Step(Verdict(ActiveReason.PENDING, message), (action,), requeue_after=scene.settings.refused_seconds)
 
 
 def _late(scene: _Scene, newest: AttemptStatus, how: Ending) -> _Step:

@@ -58,7 +58,7 @@ def waiting(entry: AttemptStatus, facts: Attempt) -> Verdict:
     said = f": {facts.stopped_because}" if facts.stopped_because else ""
     if facts.live_pods:
         message = f"Job {facts.job_name} is stopping, its quota was taken back{said}; its trainer saves a checkpoint"
-    elif entry.node_name:
+    elif entry.node_name or said:
         message = f"Job {facts.job_name} waits in {_queue(facts)} to go on{said}"
     else:
         hint = f"kubectl get workloads -l kueue.x-k8s.io/job-uid={facts.uid} tells why"

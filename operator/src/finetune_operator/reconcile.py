@@ -5,7 +5,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +19,7 @@ from finetune_operator.errors import ApiError, RefusedError
 from finetune_operator.events import Recorder
 from finetune_operator.evidence import Trouble
 from finetune_operator.observe import Attempt, Observed, State, observe, parse_time
+from finetune_operator.patience import Patience
 from finetune_operator.plan import Action, CreateJob, CreateService, DeleteJob, DeleteSelf, Plan, SetSuspend, plan
 from finetune_operator.progress import Poller
 from finetune_operator.report import Verdict
@@ -51,7 +52,7 @@ class Reconciler:
     ) -> None:
         self._cluster, self._poller, self._settings, self._clock = cluster, poller, settings, clock
         self._recorder = Recorder(cluster, settings.pod_name)
-        self._states = metrics.States()
+        self._states, self._patience = metrics.States(), Patience(settings)
         self._written: dict[Key, float] = {}
         self._failing: set[Key] = set()
         """Objects whose last pass broke off over what was read or written."""
@@ -202,7 +203,9 @@ class Reconciler:
                 await self._act(key, resource, action)
         except RefusedError as error:
             refused = Trouble(error.reason, error.message)
-            return plan(resource, observed, heard, now, self._settings, refused)
+            said = plan(resource, observed, heard, now, self._settings, refused)
+            return replace(said, requeue_after=self._patience.refused(key, error.reason))
+        self._patience.accepted(key)
         return None if any(isinstance(action, DeleteSelf) for action in decided.actions) else decided
 
     def _hear(self, key: Key, observed: Observed) -> Heard:
@@ -222,8 +225,11 @@ class Reconciler:
                 _logger.info("creating Job %s", manifest["metadata"]["name"], extra=about)
                 await self._cluster.create_job(manifest)
             case SetSuspend(name, suspend):
+                if not suspend and not self._patience.may_resume(key):
+                    return
                 _logger.info("setting suspend of Job %s to %s", name, suspend, extra=about)
                 await self._cluster.set_suspend(namespace, name, suspend=suspend)
+                self._patience.acted(key, suspend=suspend)
             case DeleteJob(name):
                 _logger.info("deleting Job %s, whose attempt has ended", name, extra=about)
                 await self._cluster.delete_job(namespace, name)
@@ -311,6 +317,7 @@ class Reconciler:
         self._poller.follow(key, "", None)
         self._states.put(key, None)
         self._recorder.forget(key)
+        self._patience.forget(key)
         self._fresh.pop(key, None)
         self._seen.pop(key, None)
         self._echoes.pop(key, None)
