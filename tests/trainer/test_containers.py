@@ -142,6 +142,9 @@ def _lines(path: Path, content: bytes) -> list[tuple[int, str]]:
     return [(record.line, str(record.row) if isinstance(record.row, RowError) else "") for record in records]
 
 
+DIGITS = b"1" * 5000
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
@@ -150,8 +153,9 @@ def _lines(path: Path, content: bytes) -> list[tuple[int, str]]:
         ("r.json", b'[{"a": "\xff"}]', [(1, "is not UTF-8: it has the byte 0xff")]),
         ("r.json", b'[{"a": "\\ud83d"}]', [(1, "has half of a surrogate pair, \\ud83d, which is no character")]),
         ("r.csv", b'a,b\n1,"2\n3"\n\n4\n5,6\n', [(2, ""), (5, "has 1 cells, but the header has 2"), (6, "")]),
-        ("r.csv", b'a,b\n1,\xff\n2,"x', [(2, "is not UTF-8: it has the byte 0xff"),
-                                         (3, "is not valid CSV: unexpected end of data")]),
+        ("r.csv", b'a,b\n1,\xff\n"2"3,4\n5,6\n', [(2, "is not UTF-8: it has the byte 0xff"),
+                                                (3, "is not valid CSV: ',' expected after '\"'"), (4, "")]),
+        ("r.jsonl", b'{"a": ' + DIGITS + b'}\n{"a": 1}\n', [(1, "has a number of more digits than can be read"), (2, "")]),
         ("r.csv", b"", []),
         ("r.csv", b"a,b\n", []),
     ],
@@ -161,12 +165,30 @@ def test_lines_and_findings(name: str, content: bytes, expected: list[tuple[int,
     assert _lines(tmp_path / name, content) == expected
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_strings_of_columns_that_are_no_text(suffix: str, tmp_path: Path) -> None:
+    """Some writers put any bytes there: the row is named, and the others of its batch are read."""
+    texts = pa.array([b"one", b"tw\xff", b"three"]).cast(pa.binary()).view(pa.string())
+    table, path = pa.table({"text": texts}), tmp_path / f"r.{suffix}"
+    if suffix == "parquet":
+        parquet.write_table(table, path)
+    else:
+        with ipc.new_file(str(path), table.schema) as file:
+            file.write_table(table)
+    found = [record.row for record in read_records(path)]
+    assert (found[0], found[2]) == ({"text": "one"}, {"text": "three"})
+    assert isinstance(found[1], RowError)
+    assert str(found[1]) == "is not UTF-8: it has the byte 0xff"
+
+
 BROKEN = {
     "an array that ends early": ("r.json", b'[{"a": 1},\n{"a": "', 2, "the file ends within the JSON array"),
     "an array without its end": ("r.json", b'[{"a": 1}\n', 2, "the file ends within the JSON array"),
     "an array with a bad element": ("r.json", b'[{"a": 1},\n{"a" 1, "b": "' + b"x" * 50 + b'"}]', 2, "not valid JSON"),
     "an array without a comma": ("r.json", b'[{"a": 1}\n{"a": 1}]', 2, "',' should follow here"),
     "more behind an array": ("r.json", b'[{"a": 1}]\n{}', 2, "more text follows"),
+    "an array with a number that is too long": ("r.json", b'[{"a": ' + DIGITS + b"}]", 1, "a number of more digits"),
+    "a cell whose quotes never close": ("r.csv", b'a,b\n1,2\n3,"4\n' + b"5,6\n" * 100, 3, "never ends"),
     "a column twice": ("r.csv", b"a,b,a\n1,2,3\n", 1, "the column 'a' twice"),
     "gzip that breaks off": ("r.jsonl.gz", gzip.compress(pair() * 9)[:-30], 0, "cannot be read on"),
     "what is no gzip": ("r.jsonl.gz", pair(), 0, "cannot be read on"),

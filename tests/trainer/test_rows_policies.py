@@ -175,6 +175,10 @@ def test_rows_that_never_stop_are_refused(tmp_path: Path) -> None:
     cut = {"r.jsonl": LONG * 3}
     assert "would never stop" in refused(tmp_path, cut, LIMIT, overlong="Truncate").message
     assert len(prepared(tmp_path, {"r.jsonl": LONG + SHORT}, LIMIT, overlong="Truncate").dataset.rows) == 2
+    blank = tiny_tokenizer()
+    blank.add_tokens(["\n"])
+    blank.chat_template = endless.chat_template
+    assert "would never stop" in refused(tmp_path, {"r.jsonl": pair() * 3}, tokenizer=blank).message
     ids = TOKENIZER.encode("hello")
     assert "would never stop" in refused(tmp_path, {"r.jsonl": line({"input_ids": ids})}).message
     prepared(tmp_path, {"r.jsonl": line({"input_ids": [*ids, TOKENIZER.eos_token_id]})})

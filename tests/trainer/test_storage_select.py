@@ -52,6 +52,7 @@ def check(base: str, target: Path, storage: Storage | None = None) -> None:
     for number, (path, expected) in enumerate(CASES.items()):
         fetched = fetch(f"{base}/{path}", target / str(number), storage)
         assert list(fetched.files) == expected, path
+        assert fetched.left_alone == (("README.md", "other/rows.txt") if path == "" else ()), path
         folder = "" if "/" not in path or path.startswith("*") else path.split("/", maxsplit=1)[0] + "/"
         contents = [TREE[folder + name] for name in expected]
         assert [file.path.read_bytes() for file in fetched.files.values()] == contents

@@ -133,7 +133,9 @@ class Labeller:
         self._inner = tokenizer.backend_tokenizer
         self._inner.no_truncation()
         self._inner.no_padding()
-        markers = sorted({*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids})
+        # Several tokenizers add runs of blanks, which are text: to train one teaches no model to stop.
+        added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
+        markers = sorted(added | {*tokenizer.all_special_ids})
         self._markers = np.array(markers, dtype=np.int32)
         self._is_marker = np.zeros(max([self._inner.get_vocab_size(), *(marker + 1 for marker in markers)]), np.bool_)
         self._is_marker[self._markers] = True

@@ -114,6 +114,8 @@ class Rows:
 
     def _bring(self, uri: str, target: Path, place: int = 0) -> tuple[tuple[DataFile, ...], str]:
         fetched = fetch_files(uri, self._run.storage, target, self._chatter, reads)
+        if others := fetched.left_alone:
+            self._say(f"{len(others)} files below {uri} are left alone, for instance {others[0]}: name one to read it")
         return tuple(DataFile(name, file.path, place) for name, file in fetched.files.items()), fetched.sha256
 
     def _options(self) -> list[Options]:

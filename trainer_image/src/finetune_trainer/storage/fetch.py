@@ -38,6 +38,8 @@ class FetchedFiles:
 
     files: dict[str, FetchedFile]
     """By their path below the URI's folder, in the order of these."""
+    left_alone: tuple[str, ...] = ()
+    """Paths of other files below a prefix."""
 
     @property
     def sha256(self) -> str:
@@ -120,7 +122,8 @@ def fetch_files(uri: str, storage: Storage, target: Path, say: Say, readable: Ca
                 raise
     except ObjectMissingError as error:
         raise RunError(Reason.DATASET_NOT_FOUND, f"{error} does not exist", "Correct the URI.") from error
-    return FetchedFiles({entry.path: file for entry, file in zip(entries, fetched, strict=True)})
+    files = {entry.path: file for entry, file in zip(entries, fetched, strict=True)}
+    return FetchedFiles(files, wanted.left_alone(listing, readable))
 
 
 def fetch_adapter(uri: str, storage: Storage, target: Path, say: Say) -> None:

@@ -33,13 +33,20 @@ class Selection:
 
         A prefix means the files that hold rows, as their names tell; a pattern means whatever it matches.
         """
-        seen = [entry for entry in listing if not hidden(entry.path)]
         if self.pattern:
             wanted = re.compile(_regex(self.pattern))
-            chosen = [entry for entry in seen if wanted.fullmatch(entry.path)]
+            chosen = [entry for entry in _seen(listing) if wanted.fullmatch(entry.path)]
         else:
-            chosen = [entry for entry in seen if readable(entry.path)]
+            chosen = [entry for entry in _seen(listing) if readable(entry.path)]
         return sorted(chosen, key=lambda entry: entry.path)
+
+    def left_alone(self, listing: list[Entry], readable: Callable[[str], bool]) -> tuple[str, ...]:
+        """Files below a prefix whose names do not tell that they hold rows, sorted."""
+        return () if self.pattern else tuple(sorted(e.path for e in _seen(listing) if not readable(e.path)))
+
+
+def _seen(listing: list[Entry]) -> list[Entry]:
+    return [entry for entry in listing if not hidden(entry.path)]
 
 
 def hidden(path: str) -> bool:

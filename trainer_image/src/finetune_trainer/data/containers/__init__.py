@@ -20,7 +20,7 @@ from finetune_trainer.data.findings import BrokenFileError
 __all__ = ["Record", "read_records", "reads"]
 
 _COMPRESSED = (".gz", ".zst")
-_ROWS = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
+_ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow")
 
 
 def reads(name: str) -> bool:

@@ -74,6 +74,8 @@ class _Text:
                     continue
                 message = _cut() if half else f"not valid JSON: {error.msg}"
                 raise BrokenFileError(line, f"{message}; the rest of the array is unknown") from None
+            except ValueError:
+                raise BrokenFileError(line, "a number of more digits than can be read") from None
             except RecursionError:
                 raise BrokenFileError(line, "not valid JSON: nested too deeply") from None
             self._advance(end)

@@ -8,6 +8,7 @@ import pyarrow as pa
 from pyarrow import ipc, parquet
 
 from finetune_trainer.data.containers.record import BUFFER, Record
+from finetune_trainer.data.findings import Kind, RowError
 
 ROWS = 500
 """Rows that become Python objects at once."""
@@ -35,9 +36,27 @@ def _records(batches: Iterable[Any]) -> Iterator[Record]:
     number = 0
     for batch in batches:
         for start in range(0, batch.num_rows, ROWS):
-            for row in batch.slice(start, ROWS).to_pylist():
+            for row in _objects(batch.slice(start, ROWS)):
                 number += 1
-                yield Record(number, row, {name: _without_null(value) for name, value in row.items()})
+                if isinstance(row, RowError):
+                    yield Record(number, b"", row)
+                else:
+                    yield Record(number, row, {name: _without_null(value) for name, value in row.items()})
+
+
+def _objects(rows: Any) -> list[Any]:
+    """The rows as objects; in the place of one whose strings are no text, what is wrong with it."""
+    try:
+        return list(rows.to_pylist())
+    except UnicodeDecodeError:
+        return [found for number in range(rows.num_rows) for found in _object(rows.slice(number, 1))]
+
+
+def _object(row: Any) -> list[Any]:
+    try:
+        return list(row.to_pylist())
+    except UnicodeDecodeError as error:
+        return [RowError(f"is not UTF-8: it has the byte 0x{error.object[error.start]:02x}", Kind.NOT_UTF8)]
 
 
 def _without_null(value: Any) -> Any:

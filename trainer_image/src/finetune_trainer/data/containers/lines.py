@@ -26,6 +26,8 @@ def _row(raw: bytes) -> dict[str, Any] | RowError:
     except json.JSONDecodeError as error:
         half = " (the file ends within this line: was it cut off?)" if not raw.endswith(b"\n") else ""
         return RowError(f"is not valid JSON: {error.msg} at column {error.colno}{half}", Kind.UNREADABLE)
+    except ValueError:
+        return RowError("has a number of more digits than can be read", Kind.UNREADABLE)
     except RecursionError:
         return RowError("is not valid JSON: nested too deeply", Kind.UNREADABLE)
     if isinstance(value, dict) and b"\\u" not in raw:

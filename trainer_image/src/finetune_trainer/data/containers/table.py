@@ -29,6 +29,9 @@ def read(path: Path) -> Iterator[Record]:
             try:
                 cells = next(reader, None)
             except csv.Error as error:
+                if "unexpected end of data" in str(error):
+                    message = "a cell in quotes begins in this row and never ends, so no row below it can be told"
+                    raise BrokenFileError(line + 1, message) from None
                 yield Record(line + 1, b"", RowError(f"is not valid CSV: {error}", Kind.UNREADABLE))
             else:
                 if cells is None:
