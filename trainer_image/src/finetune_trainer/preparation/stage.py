@@ -10,7 +10,7 @@ from finetune_trainer.preparation.published import find_published
 from finetune_trainer.preparation.rows import Rows, write_rows
 from finetune_trainer.preparation.stored import StoredRows
 from finetune_trainer.storage import open_store
-from finetune_trainer.storage.fetch import fetch_model
+from finetune_trainer.storage.fetch import fetch_model, pinned
 from finetune_trainer.tokenizer import load_tokenizer
 from finetune_trainer.training.reporter import Reporter
 from finetune_trainer.training.stop import StopSwitch
@@ -30,8 +30,9 @@ def execute(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
     store = open_store(run.output.uri, run.storage)
     rows, stored = Rows(run, work, reporter.say, reporter.chatter), StoredRows(store, run.uid, reporter.chatter)
     rows.fetch()
+    run = run.model_copy(update={"model": pinned(run.model, run.storage)})
     base = base_files(run)
-    fetch_model(run.model, run.storage, work.model, reporter.chatter, weights=False)
+    commit = fetch_model(run.model, run.storage, work.model, reporter.chatter, weights=False)
     stop.check()
     keys = rows.keys()
     published = None if run.rerun else find_published(store, content_hash(run, base, keys), reporter.say)
@@ -58,7 +59,7 @@ def execute(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
     if not there:
         reporter.say(f"putting the prepared rows into {store.uri}")
         stored.save(rows.folders, keys, work.staging)
-    found = report(train, others[0] if others else None)
+    found = report(train, others[0] if others else None, commit)
     message = f"{found.rows} rows are ready, {found.tokens} tokens, {found.trained_tokens} of them trained"
     return Outcome(
         reason=Reason.PREPARED,

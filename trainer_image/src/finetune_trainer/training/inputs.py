@@ -12,7 +12,7 @@ from finetune_trainer.preparation.content import base_files, content_hash
 from finetune_trainer.preparation.rows import Rows, write_rows
 from finetune_trainer.preparation.stored import StoredRows
 from finetune_trainer.storage import Store
-from finetune_trainer.storage.fetch import fetch_model
+from finetune_trainer.storage.fetch import fetch_model, pinned
 from finetune_trainer.tasks.choose import task_of
 from finetune_trainer.tasks.task import Task
 from finetune_trainer.tokenizer import load_tokenizer
@@ -38,7 +38,7 @@ class Inputs:
     @property
     def report(self) -> DatasetReport:
         """What was seen of the dataset."""
-        return report(self.train, self.evaluation)
+        return report(self.train, self.evaluation, self.revision)
 
 
 def bring_inputs(session: Session, store: Store) -> Inputs:
@@ -59,8 +59,9 @@ def bring_inputs(session: Session, store: Store) -> Inputs:
         prepared = stored.restore(rows.folders, work.staging)
         if not prepared:
             rows.fetch()  # before the model: a dataset is small beside it, and most mistakes are in it
-        base = base_files(run)
-        revision = fetch_model(run.model, run.storage, work.model, reporter.chatter)
+        model = pinned(run.model, run.storage)
+        base = base_files(run.model_copy(update={"model": model}))
+        revision = fetch_model(model, run.storage, work.model, reporter.chatter)
         check_files(work.model)
         content = content_hash(run, base, stored.keys() if prepared else rows.keys())
         if not prepared:
