@@ -14,6 +14,7 @@ from finetune_trainer.errors import RunError
 from finetune_trainer.estimate.estimate import Anatomy, Estimate, anatomy
 from finetune_trainer.estimate.skeleton import skeleton
 from finetune_trainer.methods.groups import members
+from finetune_trainer.preparation.positions import row_limit
 from finetune_trainer.tasks.choose import task_of
 from finetune_trainer.tokenizer import BROKEN, load_tokenizer, unloadable
 from finetune_trainer.workdir import WorkDir
@@ -118,7 +119,7 @@ def _remedy(run: RunFile, parts: Anatomy, limit: float) -> str:
 
 def _anatomy(run: RunFile, work: WorkDir, facts: Facts) -> Anatomy:
     training = run.training
-    length = training.max_length if training.packing else min(facts.longest, training.max_length)
+    length = training.max_length if training.packing else min(facts.longest, row_limit(run, work.model))
     trained = math.ceil(length * facts.trained_tokens / facts.tokens)
     dtype = _DTYPES.get(training.precision, torch.bfloat16 if run.gpus else torch.float32)
     return anatomy(run, work.model, length, trained, dtype, "cuda" if run.gpus else "cpu")

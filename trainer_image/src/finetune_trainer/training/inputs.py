@@ -1,15 +1,13 @@
 """Bring model and data here and read them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.outcome import DatasetReport, Reason
-from finetune_api.run import RunFile
 from finetune_trainer.data.dataset import Dataset, report, shown
 from finetune_trainer.errors import RunError
 from finetune_trainer.preparation.content import base_files, content_hash
-from finetune_trainer.preparation.rows import Rows, write_rows
+from finetune_trainer.preparation.rows import Rows, weighted, write_rows
 from finetune_trainer.preparation.stored import StoredRows
 from finetune_trainer.storage import Store
 from finetune_trainer.storage.fetch import fetch_model, pinned
@@ -80,21 +78,6 @@ def bring_inputs(session: Session, store: Store) -> Inputs:
     train, *others = [Dataset.open(folder) for folder in rows.folders]
     for sentence in shown(train, tokenizer, run.task.type):
         reporter.say(sentence)
-    train = _weighted(run, train, reporter.say)
+    train = weighted(run, train, reporter.say)
     task = task_of(run.task.type, train.facts.labels, tokenizer, work.model, float(run.training.label_smoothing))
     return Inputs(revision, content, tokenizer, train, others[0] if others else None, task)
-
-
-def _weighted(run: RunFile, train: Dataset, say: Callable[[str], None]) -> Dataset:
-    """The rows of an epoch, where sources have weights."""
-    weights = run.dataset.train.weights
-    rows = train.rows.weighted(weights, run.training.seed)
-    if rows is not train.rows:
-        if not len(rows):
-            raise RunError(
-                Reason.EMPTY_DATASET,
-                f"an epoch has no row: {train.rows.stored} rows with weights {weights}",
-                "Raise dataset.train.weight.",
-            )
-        say(f"an epoch has {len(rows)} rows: {train.rows.stored} rows with weights {', '.join(map(str, weights))}")
-    return replace(train, rows=rows)
