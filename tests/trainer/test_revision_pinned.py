@@ -135,9 +135,15 @@ def test_rows_that_are_used_again_name_a_commit_too(
 
 
 def test_pinning_hides_no_result(hub: Hub, model: Path, tmp_path: Path) -> None:
-    """What was trained at a commit is found by a job that names the branch, while the branch has the same files."""
+    """What was trained at a commit is found by a job that names the branch, while the branch has the same files.
+
+    The commands of its card name the commit.
+    """
     run = asks(tmp_path, model)
     execute(asks(tmp_path, model, FIRST), tmp_path / "a")
+    card = (tmp_path / "out/README.md").read_text()
+    assert f'from_pretrained("owner/tiny", revision="{FIRST}")' in card
+    assert f"vllm serve owner/tiny --revision {FIRST} " in card
     assert (found := prepare(run, tmp_path / "b")).reason is Reason.ALREADY_PUBLISHED
     assert told(found) == FIRST
     hub.main = SECOND
