@@ -38,7 +38,7 @@ def test_any_message_fits(reason: Reason, message: str, hint: str) -> None:
     """Whatever the text, at most 4096 bytes are written, valid JSON, and the reason and the facts survive."""
     artifact = Artifact(uri="s3://" + "a" * 500, manifest_sha256="0" * 64, bytes=1, files=2)
     numbers = {name: 2**53 for name, field in DatasetReport.model_fields.items() if field.annotation is int}
-    report = DatasetReport(sha256="0" * 64, format="PromptCompletion", **numbers)
+    report = DatasetReport(sha256="0" * 64, format="PromptCompletion", model_revision="0" * 64, **numbers)
     metrics = {f"{'m' * 31}{number}": 1 / 3 for number in range(8)}
     outcome = Outcome(
         reason=reason, message=message, hint=hint, artifact=artifact, dataset=report, loss_before=1.5,

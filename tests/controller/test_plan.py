@@ -1,9 +1,12 @@
 """Single laws of a job's story: deletion, suspension, deadlines, refusals, and what people see."""
 
+import json
 from typing import Any
 
 import pytest
 
+from finetune_api.names import ANNOTATION_RUN_FILE
+from finetune_api.outcome import DatasetReport, Outcome, Reason
 from finetune_api.progress import Progress
 from finetune_operator.deadlines import Heard
 from finetune_operator.errors import RefusedError
@@ -363,3 +366,24 @@ def test_training_has_the_micro_batch_that_prepare_chose(outcomes: tuple[str, ..
     assert world.condition()["reason"] == "Published"
     assert world.micro_batches == micro_batches
     assert world.status["memory"]["microBatchSize"] == 6
+
+
+@pytest.mark.parametrize("asked", [None, "main"])
+def test_every_attempt_to_train_takes_the_commit_that_prepare_found(asked: str | None) -> None:
+    """The status keeps it, and it is the model's revision in the run files of the first attempt and of a retry."""
+    model = {"uri": "hf://owner/bot", **({"revision": asked} if asked else {})}
+    world, commit = World({"model": model}, prepared=False), "c0ffee" * 6 + "1234"
+    data = DatasetReport(sha256="0" * 64, rows=1, evaluation_rows=0, tokens=9, trained_tokens=4, model_revision=commit)
+    prepared = Outcome(reason=Reason.PREPARED, message="ready", dataset=data)
+    finish(running(world), 0, prepared.to_termination_message())
+    world.sync_jobs()
+    finish(running(world), 70)
+    fail_job(world)
+    world.reconcile()
+    world.pass_time(SETTINGS.retry_seconds)
+    world.reconcile()
+
+    runs = [job["spec"]["template"]["metadata"]["annotations"][ANNOTATION_RUN_FILE] for job in world.jobs.values()]
+    assert [json.loads(run)["model"].get("revision") for run in runs] == [asked, commit, commit]
+    assert world.stages == ["prepare", "train", "train"]
+    assert world.status["dataset"]["modelRevision"] == commit

@@ -110,8 +110,11 @@ def prepare(run: RunFile, work: Path, **resources: Any) -> Any:
 def test_what_cannot_fit_is_refused_before_a_gpu_is_held(model: Path, tmp_path: Path) -> None:
     """The message holds both numbers, the hint what would fit; with that, or with more memory, it is prepared."""
     run = run_file(tmp_path, model, batchSize=4096, microBatchSize=4096)
-    enough = prepare(run, tmp_path / "a").estimated_memory_bytes
-    assert prepare(run, tmp_path / "b", gpu_memory=f"{enough // 2**20 + 1}Mi").estimated_memory_bytes == enough
+    needed = prepare(run, tmp_path / "a").estimated_memory_bytes
+    enough = needed * 10 // 9 // 2**20 + 1  # a tenth is kept back
+    assert prepare(run, tmp_path / "b", gpu_memory=f"{enough}Mi").estimated_memory_bytes == needed
+    with pytest.raises(RunError, match="of which 90% may be used"):
+        prepare(run, tmp_path / "less", gpu_memory=f"{enough - 2}Mi")
     with pytest.raises(RunError, match=r"needs about \d+\.\d GiB .* resources\.gpuMemory is 900Mi") as caught:
         prepare(run, tmp_path / "c", gpu_memory="900Mi")
     assert caught.value.reason is Reason.INVALID_CONFIGURATION
@@ -119,7 +122,7 @@ def test_what_cannot_fit_is_refused_before_a_gpu_is_held(model: Path, tmp_path: 
     assert 1 <= size < 4096
     smaller = run.training.model_copy(update={"micro_batch_size": size})
     fits = prepare(run.model_copy(update={"training": smaller}), tmp_path / "d", gpu_memory="900Mi")
-    assert fits.estimated_memory_bytes <= quantity("900Mi")
+    assert fits.estimated_memory_bytes <= 0.9 * quantity("900Mi")
     assert json.loads(fits.to_termination_message())["estimatedMemoryBytes"] == fits.estimated_memory_bytes
 
 

@@ -1,6 +1,7 @@
 """Every method trains, moves nothing but its own, and is published so that plain peft computes what was trained."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -182,6 +183,40 @@ def test_card_and_manifest_say_the_method(finished: Finished) -> None:
         if number in finished.case.method:
             assert str(finished.case.method[number]) in card.split("- Method")[0]
     assert quantization.get("type", "") in card.replace("LLM.int8", "INT8")
+
+
+def test_the_card_has_the_lines_that_load_it(finished: Finished, model: Path) -> None:
+    """Its Python, run with the two folders filled in, gives a model that computes what plain peft does."""
+    code = _block(finished, "python").replace("FOLDER", str(finished.folder / "out")).replace("BASE", str(model))
+    loaded: dict[str, Any] = {}
+    exec(code, loaded)  # noqa: S102 - what a reader of the card would type
+    tuned, ids = loaded["model"], torch.arange(3, 23).reshape(1, 20)
+    with torch.inference_mode():
+        told = tuned(ids).logits
+        with tuned.disable_adapter():
+            assert not torch.allclose(told[:, -20:], tuned(ids).logits, atol=1e-3)
+        if finished.case.method.get("type", "QLoRA") != "QLoRA" and "quantization" not in finished.case.method:
+            assert torch.allclose(told, finished.reloaded(model)(ids).logits, atol=1e-6)
+    assert loaded["tokenizer"].chat_template
+
+
+def test_the_card_serves_what_vllm_can_load(finished: Finished) -> None:
+    """A plain LoRA has a command with a rank that vLLM takes and that is enough; nothing else has one."""
+    config = json.loads((finished.folder / "out/adapter_config.json").read_bytes())
+    if config["peft_type"] != "LORA" or config["use_dora"] or config["modules_to_save"]:
+        assert "vllm" not in (finished.folder / "out/README.md").read_text()
+        return
+    words = shlex.split(_block(finished, "sh"))
+    assert (words[:3], words[-1]) == (["vllm", "serve", "BASE"], "tiny=FOLDER")
+    rank = int(words[words.index("--max-lora-rank") + 1])
+    assert config["r"] <= rank
+    assert rank in (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def _block(finished: Finished, language: str) -> str:
+    """The lines of that language in the model card."""
+    card = (finished.folder / "out/README.md").read_text()
+    return card.split(f"```{language}\n")[1].split("```")[0]
 
 
 def _loss_by_hand(plain: Any, finished: Finished, virtual_tokens: int | None = None) -> float:

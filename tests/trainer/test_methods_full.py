@@ -54,6 +54,11 @@ def test_card_and_files_say_what_it_is(finished: tuple[Path, Outcome]) -> None:
     assert not (out / "adapter_config.json").exists()
     assert "library_name: transformers" in (out / "README.md").read_text()
     assert json.loads((out / "manifest.json").read_bytes())["method"]["type"] == "Full"
+    card = (out / "README.md").read_text()
+    assert "vllm serve FOLDER " in card
+    loaded: dict[str, Any] = {}
+    exec(card.split("```python\n")[1].split("```")[0].replace("FOLDER", str(out)), loaded)  # noqa: S102 - as a reader would
+    assert type(loaded["model"]).__name__ == "LlamaForCausalLM"
     for path in out.iterdir():
         assert path.is_dir() or str(finished[0] / "work").encode() not in path.read_bytes(), path.name
 

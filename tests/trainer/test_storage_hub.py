@@ -78,10 +78,11 @@ def server() -> Iterator[str]:
 @pytest.fixture
 def hub(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let huggingface_hub ask it; the real one reads HF_ENDPOINT when it is imported."""
-    _use(server, monkeypatch, tmp_path)
+    use_hub(server, monkeypatch, tmp_path)
 
 
-def _use(endpoint: str, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+def use_hub(endpoint: str, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """Ask this hub in the rest of the test."""
     constants = huggingface_hub.constants
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
@@ -141,7 +142,7 @@ def test_refused(tmp_path: Path, name: str, revision: str | None, reason: Reason
 
 def test_unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A hub that does not answer is unavailable."""
-    _use("http://127.0.0.1:9", monkeypatch, tmp_path)
+    use_hub("http://127.0.0.1:9", monkeypatch, tmp_path)
     assert _refused("hf://owner/good", tmp_path).reason is Reason.HUB_UNAVAILABLE
 
 

@@ -1,12 +1,18 @@
 """PID 1 over real processes: signals reach the worker, orphans are reaped, and every end has its reason and code."""
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from finetune_api.outcome import Outcome, Reason
+from finetune_trainer.supervisor import processes
+from finetune_trainer.supervisor.launch import rank_of
+from finetune_trainer.supervisor.place import Place
 from finetune_trainer.workdir import WorkDir
 from tests.trainer.pid1 import READY, TIMEOUT, Start
 
@@ -117,6 +123,21 @@ say("codes", *[rank.wait() for rank in ranks], other.poll())
     assert "codes 7 7 None" in output
     assert "launcher was told" not in output
     assert outcome.reason is Reason.PREEMPTED
+
+
+def test_stop_reaches_the_only_rank_of_a_node_and_not_its_children() -> None:
+    """A worker without a launcher is the one that is told, although what it starts inherits its rank."""
+    parent = "import subprocess; print(subprocess.Popen(['sleep', '100']).pid, flush=True); input()"
+    environment = {**os.environ, **rank_of(1, Place(nodes=2, node=1))}
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as worker:
+        assert worker.stdout
+        child = int(worker.stdout.readline())
+        told = processes.workers(worker.pid)
+        os.kill(child, signal.SIGKILL)
+        worker.kill()
+    assert told == [worker.pid]
 
 
 def test_grace(start: Start) -> None:

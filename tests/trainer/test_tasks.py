@@ -116,8 +116,9 @@ def test_manifest_and_card_say_what_was_measured(finished: Finished) -> None:
     card = (out / "README.md").read_text()
     assert all(f"{value:.4f} after" in card for value in after.values())
     code = card.split("```python\n")[1].split("```")[0].replace("FOLDER", str(out))
+    code = code.replace("BASE", str(finished.folder / "model"))
     loaded: dict[str, Any] = {}
-    exec(code.replace("file://", ""), loaded)  # noqa: S102 - what a reader of the card would type
+    exec(code, loaded)  # noqa: S102 - what a reader of the card would type
     assert type(loaded["base"]).__name__ == type(finished.plain.model.get_base_model()).__name__
     if finished.case.head:
         assert loaded["model"].config.id2label == finished.plain.model.config.id2label

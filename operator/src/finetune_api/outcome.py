@@ -189,6 +189,8 @@ class DatasetReport(_Document):
     p50_length: int = 0
     p95_length: int = 0
     p99_length: int = 0
+    model_revision: str | None = Field(default=None, max_length=64)
+    """Commit of the hf:// model whose tokenizer made the rows; those who train them take the same."""
 
 
 class Outcome(_Document):

@@ -82,9 +82,21 @@ class RunFile(Object):
         stage: Stage = Stage.TRAIN,
         attempt: int = 1,
         micro_batch_size: int | None = None,
+        model_revision: str | None = None,
         coordinator: str | None = None,
     ) -> "RunFile":
-        """The run file of one attempt of `job`; `micro_batch_size` replaces the spec's once GPU memory ran out."""
+        """The run file of one attempt of `job`.
+
+        Args:
+            job: What to do.
+            namespace: Of `job`.
+            uid: Of `job`.
+            stage: See the field.
+            attempt: See the field.
+            micro_batch_size: Replaces the spec's, once GPU memory ran out.
+            model_revision: Replaces the spec's, once `prepare` has found which commit that is.
+            coordinator: See the field.
+        """
         trains = stage is Stage.TRAIN
         spec = job.spec
         smaller = {"micro_batch_size": micro_batch_size or spec.training.micro_batch_size}
@@ -98,7 +110,7 @@ class RunFile(Object):
             nodes=spec.resources.nodes if trains else 1,
             training_nodes=spec.resources.nodes,
             gpus=spec.resources.gpus,
-            model=spec.model,
+            model=spec.model.model_copy(update={"revision": model_revision or spec.model.revision}),
             dataset=spec.dataset,
             task=spec.task,
             method=spec.method,

@@ -94,6 +94,8 @@ class DatasetStatus(Object):
     """95 % of the training rows have at most this many tokens."""
     p99_length: Number = 0
     """99 % of the training rows have at most this many tokens."""
+    model_revision: Short | None = None
+    """Commit of the hf:// model that prepare found; every attempt to train takes this one."""
 
 
 class ArtifactStatus(Object):

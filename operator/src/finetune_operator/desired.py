@@ -48,8 +48,9 @@ def job_manifest(
     attempt: int,
     settings: Settings,
     micro_batch_size: int | None = None,
+    model_revision: str | None = None,
 ) -> Manifest:
-    """The batch/v1 Job of one attempt; see RunFile.of for `micro_batch_size`."""
+    """The batch/v1 Job of one attempt; see RunFile.of for `micro_batch_size` and `model_revision`."""
     name, own_name = job.metadata.name, job_name(job.metadata.name, uid, stage, attempt)
     nodes = job.spec.resources.nodes if stage is Stage.TRAIN else 1
     subdomain = service_name(own_name, uid) if nodes > 1 else None
@@ -60,6 +61,7 @@ def job_manifest(
         stage=stage,
         attempt=attempt,
         micro_batch_size=micro_batch_size,
+        model_revision=model_revision,
         coordinator=f"{own_name}-0.{subdomain}" if subdomain else None,
     )
     spec: Manifest = {

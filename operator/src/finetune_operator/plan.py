@@ -233,8 +233,9 @@ def _again(scene: _Scene, newest: AttemptStatus, follow_up: FollowUp, micro_batc
 
 
 def _start(scene: _Scene, stage: Stage, number: int, micro_batch_size: int | None = None) -> _Step:
-    job, observed = scene.job, scene.observed
+    job, observed, revision = scene.job, scene.observed, None
     if stage is Stage.TRAIN:
+        revision = scene.status.dataset.model_revision if scene.status.dataset else None
         chosen = scene.status.memory.micro_batch_size if scene.status.memory else None
         micro_batch_size = micro_batch_size or chosen or job.spec.training.micro_batch_size
     if job.spec.suspend:
@@ -254,6 +255,7 @@ def _start(scene: _Scene, stage: Stage, number: int, micro_batch_size: int | Non
         attempt=number,
         settings=scene.settings,
         micro_batch_size=micro_batch_size,
+        model_revision=revision,
     )
     service = desired.service_manifest(manifest)
     name = manifest["metadata"]["name"]

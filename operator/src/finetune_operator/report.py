@@ -175,7 +175,7 @@ def rest_progress(status: Status) -> None:
 def show_outcome(status: Status, outcome: Outcome) -> None:
     """Put what the termination message proves into the status."""
     if outcome.dataset:
-        status.dataset = DatasetStatus(**outcome.dataset.model_dump())
+        status.dataset = DatasetStatus(**outcome.dataset.model_dump(exclude_none=True))
     if outcome.artifact:
         status.artifact = ArtifactStatus(**outcome.artifact.model_dump())
     if outcome.loss_before is not None or outcome.loss_after is not None:

@@ -41,7 +41,8 @@ class Resources(Object):
     gpu_resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", max_length=128)] = "nvidia.com/gpu"
     """Extended resource that stands for one GPU."""
     gpu_memory: Quantity | None = None
-    """Memory of one GPU, for instance 24Gi. A run that needs more, by our estimate, is refused before it holds one."""
+    """Memory of one GPU, for instance 24Gi. A run that needs more than nine tenths of it, by our estimate, is refused
+    before it holds one."""
     cpu: Quantity = "2"
     """CPU request. As many threads compute, rounded up."""
     memory: Quantity = "8Gi"

@@ -32,8 +32,8 @@ class Dataset:
         return cls(*found)
 
 
-def report(train: Dataset, evaluation: Dataset | None) -> DatasetReport:
-    """What people are told of both sources."""
+def report(train: Dataset, evaluation: Dataset | None, revision: str = "") -> DatasetReport:
+    """What people are told of both sources; `revision` is the commit of the hf:// model whose tokenizer they have."""
     facts = train.facts
     both = [facts, evaluation.facts] if evaluation else [facts]
     return DatasetReport(
@@ -52,6 +52,7 @@ def report(train: Dataset, evaluation: Dataset | None) -> DatasetReport:
         p50_length=facts.p50,
         p95_length=facts.p95,
         p99_length=facts.p99,
+        model_revision=revision or None,
     )
 
 

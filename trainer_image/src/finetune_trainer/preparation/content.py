@@ -15,8 +15,9 @@ _SETTINGS = {"model", "dataset", "task", "method", "training", "evaluation", "ex
 def content_hash(run: RunFile, base: list[str], keys: list[str]) -> str:
     """The sha256 of settings, base model and rows.
 
-    Not in it: who asks and on what hardware, the micro-batch (the same mathematics), and versions of code, for an
-    upgrade shall not train all that is there again. Those that may change how a row is tokenized are in the keys.
+    Not in it: who asks and on what hardware, the micro-batch (the same mathematics), the revision of the model (its
+    files are), and versions of code, for an upgrade shall not train all that is there again. Those that may change
+    how a row is tokenized are in the keys.
 
     Args:
         run: The whole run.
@@ -25,6 +26,7 @@ def content_hash(run: RunFile, base: list[str], keys: list[str]) -> str:
     """
     settings = run.model_dump(mode="json", include=_SETTINGS, exclude_defaults=True)  # a new field changes no old hash
     settings["model"].pop("secret_name", None)
+    settings["model"].pop("revision", None)
     settings.get("training", {}).pop("micro_batch_size", None)
     parts = {"settings": settings, "base": base, "keys": keys}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

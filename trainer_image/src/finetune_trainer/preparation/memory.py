@@ -14,6 +14,7 @@ from finetune_trainer.errors import RunError
 from finetune_trainer.estimate.estimate import Anatomy, Estimate, anatomy
 from finetune_trainer.estimate.skeleton import skeleton
 from finetune_trainer.methods.groups import members
+from finetune_trainer.preparation.positions import row_limit
 from finetune_trainer.tasks.choose import task_of
 from finetune_trainer.tokenizer import BROKEN, load_tokenizer, unloadable
 from finetune_trainer.workdir import WorkDir
@@ -26,7 +27,7 @@ _DTYPES = {
 
 
 SHARE = 0.9
-"""Of a GPU's memory that the largest micro-batch may take: no estimate is exact."""
+"""Of a GPU's memory that training may take by our estimate, whoever chose the micro-batch: no estimate is exact."""
 _MOST = 4096
 """The largest micro-batch that a spec may have."""
 
@@ -39,8 +40,8 @@ def check_memory(run: RunFile, work: WorkDir, facts: Facts, say: Callable[[str],
     A model whose code needs numbers to run cannot be told, and gives None: that is no reason not to train it.
 
     Raises:
-        RunError: InvalidConfiguration where `resources.gpuMemory` is less, with what would fit; or for a method that
-            the model cannot have.
+        RunError: InvalidConfiguration where the estimate is over SHARE of `resources.gpuMemory`, with what would fit;
+            or for a method that the model cannot have.
     """
     training = run.training
     if run.extensions.model:
@@ -57,37 +58,36 @@ def check_memory(run: RunFile, work: WorkDir, facts: Facts, say: Callable[[str],
     except Exception as error:
         say(f"the memory of this model cannot be told: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
         return None
-    if training.auto_micro_batch_size and run.gpu_memory and run.gpus:
-        return _largest(run, parts, SHARE * quantity(run.gpu_memory))
     told = parts.peak(training.micro_batch_size, checkpointing=training.gradient_checkpointing)
-    if run.gpu_memory is None or not run.gpus or told.total <= quantity(run.gpu_memory):
+    if run.gpu_memory is None or not run.gpus:
         return told, training.micro_batch_size
-    raise _too_much(run, parts, told)
+    limit = SHARE * quantity(run.gpu_memory)
+    if told.total > limit:
+        raise _too_much(run, parts, told, limit)
+    if training.auto_micro_batch_size:
+        return _largest(run, parts, told, limit)
+    return told, training.micro_batch_size
 
 
-def _too_much(run: RunFile, parts: Anatomy, told: Estimate) -> RunError:
+def _too_much(run: RunFile, parts: Anatomy, told: Estimate, limit: float) -> RunError:
     return RunError(
         Reason.INVALID_CONFIGURATION,
-        f"training needs about {_gib(told.total)} of GPU memory and resources.gpuMemory is {run.gpu_memory}; in MiB, "
-        f"{str(told).partition(': ')[2]}",
-        _remedy(run, parts, quantity(run.gpu_memory or "0")),
+        f"training needs about {_gib(told.total)} of GPU memory and resources.gpuMemory is {run.gpu_memory}, of which "
+        f"{SHARE:.0%} may be used: no estimate is exact; in MiB, {str(told).partition(': ')[2]}",
+        _remedy(run, parts, limit),
     )
 
 
-def _largest(run: RunFile, parts: Anatomy, limit: float) -> tuple[Estimate, int]:
+def _largest(run: RunFile, parts: Anatomy, least: Estimate, limit: float) -> tuple[Estimate, int]:
     """The largest micro-batch below `limit` bytes that divides a process's share of the batch, and its estimate.
 
-    Raises:
-        RunError: InvalidConfiguration where not even `training.microBatchSize` fits.
+    `least` is that of `training.microBatchSize`, which fits.
     """
-    least, checkpointing = run.training.micro_batch_size, run.training.gradient_checkpointing
-    told = parts.peak(least, checkpointing=checkpointing)
-    if told.total > limit:
-        raise _too_much(run, parts, told)
-    for size in range(min(_share(run), _MOST), least, -1):
-        if _share(run) % size == 0 and (more := parts.peak(size, checkpointing=checkpointing)).total <= limit:
-            return more, size
-    return told, least
+    size, checkpointing = run.training.micro_batch_size, run.training.gradient_checkpointing
+    for larger in range(min(_share(run), _MOST), size, -1):
+        if _share(run) % larger == 0 and (told := parts.peak(larger, checkpointing=checkpointing)).total <= limit:
+            return told, larger
+    return least, size
 
 
 def _share(run: RunFile) -> int:
@@ -118,7 +118,7 @@ def _remedy(run: RunFile, parts: Anatomy, limit: float) -> str:
 
 def _anatomy(run: RunFile, work: WorkDir, facts: Facts) -> Anatomy:
     training = run.training
-    length = training.max_length if training.packing else min(facts.longest, training.max_length)
+    length = training.max_length if training.packing else min(facts.longest, row_limit(run, work.model))
     trained = math.ceil(length * facts.trained_tokens / facts.tokens)
     dtype = _DTYPES.get(training.precision, torch.bfloat16 if run.gpus else torch.float32)
     return anatomy(run, work.model, length, trained, dtype, "cuda" if run.gpus else "cpu")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from finetune_api.outcome import Reason
 from finetune_api.run import RunFile
 from finetune_api.v1alpha1 import DataSource, TaskType
 from finetune_trainer.data.containers import reads
@@ -17,6 +18,7 @@ from finetune_trainer.data.prepare import prepare
 from finetune_trainer.data.shards import QUARANTINE, open_shards
 from finetune_trainer.data.source import DataFile, Source
 from finetune_trainer.errors import RunError
+from finetune_trainer.preparation.positions import row_limit
 from finetune_trainer.storage import Store
 from finetune_trainer.storage.fetch import fetch_files
 from finetune_trainer.tokenizer import length_limit, load_tokenizer
@@ -73,13 +75,13 @@ class Rows:
 
     def _known(self, options: Options, tokenizer: Any) -> Options:
         """The options with what model and training rows say: how long a row may be, and the labels."""
+        limit, wanted = options.max_length, self._run.training.max_length
+        if options.task.type is not TaskType.CAUSAL_LM:
+            limit = length_limit(self._work.model, tokenizer, wanted)
+        if limit < wanted:
+            self._say(f"rows may have {limit} tokens, not training.maxLength {wanted}: the model takes no more")
         if options.task.type is TaskType.CAUSAL_LM:
             return options
-        limit = length_limit(self._work.model, tokenizer, options.max_length)
-        if limit < options.max_length:
-            self._say(
-                f"rows may have {limit} tokens, not training.maxLength {options.max_length}: the model takes no more"
-            )
         labels = options.task.labels
         if options.task.type.has_labels and not options.trains and labels is None:
             labels = Dataset.open(self.folders[0]).facts.labels
@@ -119,11 +121,8 @@ class Rows:
         return tuple(DataFile(name, file.path, place) for name, file in fetched.files.items()), fetched.sha256
 
     def _options(self) -> list[Options]:
-        run = self._run
-        return [
-            Options(run.dataset, run.training.max_length, trains=number == 0, task=run.task)
-            for number in range(len(self._wanted))
-        ]
+        run, limit = self._run, row_limit(self._run, self._work.model)
+        return [Options(run.dataset, limit, trains=number == 0, task=run.task) for number in range(len(self._wanted))]
 
 
 def _within(uri: str, name: str) -> str:
@@ -139,3 +138,22 @@ def write_rows(rows: Rows, store: Store) -> None:
         rows.upload_quarantine(store)
         raise
     rows.upload_quarantine(store)
+
+
+def weighted(run: RunFile, train: Dataset, say: Say) -> Dataset:
+    """The rows of an epoch, where sources have weights.
+
+    Raises:
+        RunError: EmptyDataset where the weights leave none.
+    """
+    weights = run.dataset.train.weights
+    rows = train.rows.weighted(weights, run.training.seed)
+    if rows is not train.rows:
+        if not len(rows):
+            raise RunError(
+                Reason.EMPTY_DATASET,
+                f"an epoch has no row: {train.rows.stored} rows with weights {weights}",
+                "Raise dataset.train.weight.",
+            )
+        say(f"an epoch has {len(rows)} rows: {train.rows.stored} rows with weights {', '.join(map(str, weights))}")
+    return replace(train, rows=rows)

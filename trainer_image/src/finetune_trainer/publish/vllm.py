@@ -16,6 +16,8 @@ from finetune_trainer.errors import RunError
 
 _PREFIX = "base_model.model."
 _NOT_SERVED = ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices", "alora_invocation_tokens")
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What --max-lora-rank takes: vllm/config/lora.py."""
 Shape = tuple[int, ...]
 
 
@@ -46,6 +48,25 @@ def check_vllm(folder: Path, linear: Mapping[str, Shape], max_lora_rank: int) ->
             f"vLLM would not load this adapter: {problems[0]}, and {len(problems) - 1} more of {len(shapes)} tensors",
         )
     return f"vLLM can load the adapter: {len(shapes) // 2} modules of rank {config['r']}, all in the base"
+
+
+def serve_command(folder: Path, name: str, base: str, revision: str | None) -> str:
+    """The command that serves what is in `folder`, which it calls FOLDER; empty for an adapter that vLLM cannot load.
+
+    Args:
+        folder: Holds adapter_config.json, or a whole model.
+        name: What clients ask for.
+        base: The adapter's base model.
+        revision: Of it, where it has one.
+    """
+    if not (folder / "adapter_config.json").exists():
+        return f"vllm serve FOLDER --served-model-name {name}"
+    config = json.loads((folder / "adapter_config.json").read_bytes())
+    if _features(config, _RANKS[-1]):
+        return ""
+    rank = next(rank for rank in _RANKS if rank >= int(config["r"]))
+    at = f" --revision {revision}" if revision else ""
+    return f"vllm serve {base}{at} --tokenizer FOLDER --enable-lora --max-lora-rank {rank} --lora-modules {name}=FOLDER"
 
 
 def _features(config: Mapping[str, object], max_lora_rank: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ Say = Callable[[str], None]
 """Takes one sentence for people, for instance `downloading model.safetensors: 120 of 269 MB`."""
 
 _FILES_AT_ONCE = 4
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -48,6 +50,21 @@ class FetchedFiles:
         if len(digests) == 1:
             return digests[0]
         return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
+
+
+def pinned(model: Model, storage: Storage) -> Model:
+    """The model with the commit that its revision names now; of another storage, as it is.
+
+    A branch may move while a job goes on: whoever works on the job later shall find the same model.
+
+    Raises:
+        RunError: ModelNotFound, GatedModel, or what the storage says.
+    """
+    try:
+        commit = open_store(model.uri, storage, model.revision).revision
+    except ObjectMissingError as error:
+        raise _model_missing(error) from error
+    return model.model_copy(update={"revision": commit}) if _COMMIT.fullmatch(commit) else model
 
 
 def fetch_model(model: Model, storage: Storage, target: Path, say: Say, *, weights: bool = True) -> str:
@@ -79,8 +96,7 @@ def fetch_model(model: Model, storage: Storage, target: Path, say: Say, *, weigh
             choose.check_shards(store.uri, target)
         return store.revision
     except ObjectMissingError as error:
-        message = f"{error} does not exist"
-        raise RunError(Reason.MODEL_NOT_FOUND, message, "Correct spec.model.uri or spec.model.revision.") from error
+        raise _model_missing(error) from error
 
 
 def fetch_files(uri: str, storage: Storage, target: Path, say: Say, readable: Callable[[str], bool]) -> FetchedFiles:
@@ -167,6 +183,11 @@ def fetch_file(uri: str, storage: Storage, target: Path, say: Say) -> FetchedFil
     except ObjectMissingError as error:
         raise RunError(Reason.DATASET_NOT_FOUND, f"{error} does not exist", "Correct the URI.") from error
     return FetchedFile(target, _verify(store, entry, target, entry.sha256))
+
+
+def _model_missing(error: ObjectMissingError) -> RunError:
+    hint = "Correct spec.model.uri or spec.model.revision."
+    return RunError(Reason.MODEL_NOT_FOUND, f"{error} does not exist", hint)
 
 
 def _bring(store: Store, entry: Entry, target: Path, meter: Meter, kept: Kept, digests: dict[str, str]) -> None:

@@ -53,8 +53,11 @@ def reap(main: int) -> int | None:
 def workers(launcher: int) -> list[int]:
     """Return the worker processes: torchrun's children that have a rank, or the launcher itself where it is the worker.
 
-    The launcher is told itself while it has not started any yet.
+    One that has a rank itself is a worker, and what it starts (data loaders, compilers) has only inherited the rank.
+    The launcher is told, too, while it has not started any worker yet.
     """
+    if _has_rank(launcher):
+        return [launcher]
     ranked = [pid for pid in _children().get(launcher, []) if _has_rank(pid)]
     return ranked or [launcher]
 
@@ -99,7 +102,7 @@ def _children() -> dict[int, list[int]]:
 
 
 def _has_rank(pid: int) -> bool:
-    """Tell whether torchrun started this process."""
+    """Tell whether this process was started as a rank, or by one."""
     try:
         return any(v.startswith(b"LOCAL_RANK=") for v in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
     except OSError:

@@ -1,5 +1,6 @@
 """What is published beside the weights: the facts for manifest.json, and the model card made of them."""
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -58,8 +59,8 @@ def _rates(training: Training) -> str:
     return f"{training.learning_rate} ({'; '.join(own)})" if own else training.learning_rate
 
 
-def model_card(run: RunFile, inputs: Inputs, fitted: Fitted, record: dict[str, Any]) -> str:
-    """README.md of the adapter: short, and nothing in it that was not measured."""
+def model_card(run: RunFile, inputs: Inputs, fitted: Fitted, record: dict[str, Any], folder: Path) -> str:
+    """README.md of the adapter that is in `folder`: short, and nothing in it that was not measured."""
     base, revision = run.model.uri.removeprefix("hf://"), record["baseModel"]["revision"]
     header: dict[str, object] = {"library_name": library(run.method), "tags": tags(run.method)}
     header |= task_header(run.task.type)
@@ -95,7 +96,7 @@ def model_card(run: RunFile, inputs: Inputs, fitted: Fitted, record: dict[str, A
         adapter + at,
         "\n".join(facts_list),
         confusion_table(label_names(inputs.task), fitted.after),
-        how_to_load(run, inputs.task, base),
+        how_to_load(run, inputs.task, revision, folder),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

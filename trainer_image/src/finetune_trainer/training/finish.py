@@ -94,7 +94,8 @@ def _merge(session: Session, inputs: Inputs, fitted: Fitted) -> Merged | None:
 def _publish(session: Session, inputs: Inputs, fitted: Fitted, merged: Merged | None, store: Store) -> Artifact:
     run, reporter = session.run, session.reporter
     record = facts(run, inputs, fitted, merged)
-    (session.work.adapter / "README.md").write_text(model_card(run, inputs, fitted, record))
+    card = model_card(run, inputs, fitted, record, session.work.adapter)
+    (session.work.adapter / "README.md").write_text(card)
     if reporter.metrics_file.exists():
         store.upload(reporter.metrics_file, f".finetune/{run.uid}/metrics.jsonl")
     reporter.phase(ActiveReason.PUBLISHING, f"publishing to {run.output.uri}")

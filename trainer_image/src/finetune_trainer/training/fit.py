@@ -10,15 +10,14 @@ from peft import PeftModel
 from transformers import PrinterCallback
 
 from finetune_api.names import ActiveReason
-from finetune_api.outcome import Reason
 from finetune_api.run import RunFile
 from finetune_api.v1alpha1 import MethodType
-from finetune_trainer.errors import RunError
 from finetune_trainer.methods.adalora import orthogonality_penalty
 from finetune_trainer.methods.adapter import add_adapter, keeper, load_checkpoint, save_adapter, save_start
 from finetune_trainer.methods.given import load_given
 from finetune_trainer.methods.quantization import compute_dtype, stored_dtype
 from finetune_trainer.methods.start import Start, start_of
+from finetune_trainer.preparation.model import check_vocabulary
 from finetune_trainer.publish import CheckpointStore, Outbox
 from finetune_trainer.sharding import zero
 from finetune_trainer.sharding.fsdp import shares_of
@@ -80,7 +79,7 @@ def fit(session: Session, inputs: Inputs, checkpoints: CheckpointStore, adapter:
         session.work.model, run.method, stored, processes.device(), task, seed, run.extensions.model, shares_of(run)
     )
     session.stop.check()
-    _check_vocabulary(base, inputs)
+    check_vocabulary(base, [inputs.train, *([inputs.evaluation] if inputs.evaluation else [])])
     # Before the adapter comes: some methods take their start out of the base.
     data = batches(session, inputs)
     held_out = HeldOut(session)
@@ -189,18 +188,6 @@ def _divergence(run: RunFile) -> Divergence:
 def _timed_checkpoints(session: Session) -> list[TimedCheckpointCallback]:
     seconds = session.run.training.checkpoints.every_seconds
     return [TimedCheckpointCallback(seconds, session.processes)] if seconds else []
-
-
-def _check_vocabulary(base: Any, inputs: Inputs) -> None:
-    """A token that the model does not have would end in a CUDA assertion that names nothing."""
-    known = base.get_input_embeddings().num_embeddings
-    largest = inputs.train.facts.largest_token
-    if largest >= known:
-        raise RunError(
-            Reason.INVALID_CONFIGURATION,
-            f"the tokenizer gives token {largest}, but the model knows {known} tokens only",
-            "Upload the tokenizer that belongs to the model.",
-        )
 
 
 def _newest_checkpoint(session: Session, checkpoints: CheckpointStore) -> Path | None:

@@ -1,18 +1,16 @@
 """Bring model and data here and read them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.outcome import DatasetReport, Reason
-from finetune_api.run import RunFile
 from finetune_trainer.data.dataset import Dataset, report, shown
 from finetune_trainer.errors import RunError
 from finetune_trainer.preparation.content import base_files, content_hash
-from finetune_trainer.preparation.rows import Rows, write_rows
+from finetune_trainer.preparation.rows import Rows, weighted, write_rows
 from finetune_trainer.preparation.stored import StoredRows
 from finetune_trainer.storage import Store
-from finetune_trainer.storage.fetch import fetch_model
+from finetune_trainer.storage.fetch import fetch_model, pinned
 from finetune_trainer.tasks.choose import task_of
 from finetune_trainer.tasks.task import Task
 from finetune_trainer.tokenizer import load_tokenizer
@@ -38,7 +36,7 @@ class Inputs:
     @property
     def report(self) -> DatasetReport:
         """What was seen of the dataset."""
-        return report(self.train, self.evaluation)
+        return report(self.train, self.evaluation, self.revision)
 
 
 def bring_inputs(session: Session, store: Store) -> Inputs:
@@ -59,8 +57,9 @@ def bring_inputs(session: Session, store: Store) -> Inputs:
         prepared = stored.restore(rows.folders, work.staging)
         if not prepared:
             rows.fetch()  # before the model: a dataset is small beside it, and most mistakes are in it
-        base = base_files(run)
-        revision = fetch_model(run.model, run.storage, work.model, reporter.chatter)
+        model = pinned(run.model, run.storage)
+        base = base_files(run.model_copy(update={"model": model}))
+        revision = fetch_model(model, run.storage, work.model, reporter.chatter)
         check_files(work.model)
         content = content_hash(run, base, stored.keys() if prepared else rows.keys())
         if not prepared:
@@ -79,21 +78,6 @@ def bring_inputs(session: Session, store: Store) -> Inputs:
     train, *others = [Dataset.open(folder) for folder in rows.folders]
     for sentence in shown(train, tokenizer, run.task.type):
         reporter.say(sentence)
-    train = _weighted(run, train, reporter.say)
+    train = weighted(run, train, reporter.say)
     task = task_of(run.task.type, train.facts.labels, tokenizer, work.model, float(run.training.label_smoothing))
     return Inputs(revision, content, tokenizer, train, others[0] if others else None, task)
-
-
-def _weighted(run: RunFile, train: Dataset, say: Callable[[str], None]) -> Dataset:
-    """The rows of an epoch, where sources have weights."""
-    weights = run.dataset.train.weights
-    rows = train.rows.weighted(weights, run.training.seed)
-    if rows is not train.rows:
-        if not len(rows):
-            raise RunError(
-                Reason.EMPTY_DATASET,
-                f"an epoch has no row: {train.rows.stored} rows with weights {weights}",
-                "Raise dataset.train.weight.",
-            )
-        say(f"an epoch has {len(rows)} rows: {train.rows.stored} rows with weights {', '.join(map(str, weights))}")
-    return replace(train, rows=rows)

@@ -1,10 +1,12 @@
 """What manifest and model card say of a task: what was measured, and how the result is loaded with its labels."""
 
+from pathlib import Path
 from typing import Any
 
 from finetune_api.outcome import DatasetReport
 from finetune_api.run import RunFile
 from finetune_api.v1alpha1 import MethodType, TaskType
+from finetune_trainer.publish.vllm import serve_command
 from finetune_trainer.tasks.task import Task
 from finetune_trainer.training.scores import Scores
 
@@ -69,24 +71,48 @@ def confusion_table(labels: list[str], after: Scores | None) -> str:
     return "\n".join(["Held-out items by label:\n", head, *lines])
 
 
-def how_to_load(run: RunFile, task: Task, base: str) -> str:
-    """Code that loads the result with peft and transformers; empty for a chat model, which servers load as it is."""
-    if task.kind is TaskType.CAUSAL_LM:
+def how_to_load(run: RunFile, task: Task, revision: str | None, folder: Path) -> str:
+    """Code that loads the result with peft and transformers, and a chat model's command for vLLM.
+
+    Args:
+        run: The whole run.
+        task: What it has learned.
+        revision: Of an hf:// model.
+        folder: The result as it will be published.
+    """
+    if run.extensions.model:  # only code of the user's own makes the base
         return ""
-    name, uri = task.auto_class.__name__, run.output.uri
-    if run.method.type is MethodType.FULL:
-        code = [f"from transformers import AutoTokenizer, {name}", f'model = {name}.from_pretrained("FOLDER")']
-    else:
-        config = ', config=AutoConfig.from_pretrained("FOLDER")' if task.kind.has_head else ""
-        code = [
-            "from peft import PeftModel",
-            f"from transformers import AutoConfig, AutoTokenizer, {name}",
-            f'base = {name}.from_pretrained("{base}"{config})',
-            'model = PeftModel.from_pretrained(base, "FOLDER").eval()',
-        ]
-    text = "\n".join([*code, 'tokenizer = AutoTokenizer.from_pretrained("FOLDER")'])
+    named = run.model.uri.startswith("hf://") or run.method.type is MethodType.FULL
+    base = run.model.uri.removeprefix("hf://") if named else "BASE"
+    place = "" if named else f" and BASE one of `{run.model.uri}`"
     labels = "; its config.json has the names of the labels" if label_names(task) else ""
-    return f"To load it, with FOLDER a copy of `{uri}`{labels}:\n\n```python\n{text}\n```"
+    at = revision if revision and named else None
+    code = "\n".join(_code(run, task, base, at))
+    parts = [f"To load it, with FOLDER a copy of `{run.output.uri}`{place}{labels}:", f"```python\n{code}\n```"]
+    if task.kind is TaskType.CAUSAL_LM and (command := serve_command(folder, run.name, base, at)):
+        parts += ["To serve it with vLLM:", f"```sh\n{command}\n```"]
+    return "\n\n".join(parts)
+
+
+def _code(run: RunFile, task: Task, base: str, revision: str | None) -> list[str]:
+    """The lines of Python."""
+    name, tokenizer = task.auto_class.__name__, 'tokenizer = AutoTokenizer.from_pretrained("FOLDER")'
+    if run.method.type is MethodType.FULL:
+        return [
+            f"from transformers import AutoTokenizer, {name}",
+            f'model = {name}.from_pretrained("FOLDER").eval()',
+            tokenizer,
+        ]
+    classes = ["AutoConfig"] if task.kind.has_head else []
+    options = f', revision="{revision}"' if revision else ""
+    options += ', config=AutoConfig.from_pretrained("FOLDER")' if task.kind.has_head else ""
+    return [
+        "from peft import PeftModel",
+        f"from transformers import {', '.join([*classes, name, 'AutoTokenizer'])}",
+        f'base = {name}.from_pretrained("{base}"{options})',
+        'model = PeftModel.from_pretrained(base, "FOLDER").eval()',
+        tokenizer,
+    ]
 
 
 def label_names(task: Task) -> list[str]:
