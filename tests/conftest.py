@@ -1,5 +1,9 @@
-"""For all tests: one thread per process. On tiny tensors the threads of a busy machine mostly wait for each other."""
+"""For all tests: one thread per process, for on tiny tensors threads mostly wait for each other; and no limits of time."""
 
 import os
 
+from hypothesis import settings
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here and in every program a test starts
+settings.register_profile("any machine", deadline=None)  # a busy one takes long, and is not wrong
+settings.load_profile("any machine")

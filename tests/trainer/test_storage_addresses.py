@@ -15,7 +15,7 @@ from finetune_api.v1alpha1 import Model, Storage
 from finetune_trainer.errors import RunError
 from finetune_trainer.storage import addresses, open_store
 from finetune_trainer.storage.fetch import fetch_model
-from tests.trainer.test_storage_hub import _use
+from tests.trainer.test_storage_hub import use_hub
 
 METADATA = "169.254.169.254"
 
@@ -150,7 +150,7 @@ def test_a_redirect_of_a_hub_is_refused(
 ) -> None:
     """A hub may send us to its file servers, and does; never there."""
     with redirecting(status, f"http://{METADATA}") as (url, asked):
-        _use(url, monkeypatch, tmp_path)
+        use_hub(url, monkeypatch, tmp_path)
         with pytest.raises(RunError, match=f"{METADATA} was not sent") as caught:
             fetch_model(Model(uri="hf://owner/good"), Storage(), tmp_path / "model", lambda _: None)
     assert caught.value.reason is Reason.INVALID_CONFIGURATION
