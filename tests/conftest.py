@@ -1,4 +1,4 @@
-"""For all tests: one thread per process, as threads on tiny tensors mostly wait for each other, and no limits of time."""
+"""For all tests: one thread per process, as on tiny tensors threads mostly wait for each other; no limits of time."""
 
 import os
 

@@ -158,11 +158,11 @@ def words_by_hand(plain: Plain, rows: list[Row]) -> tuple[float, dict[str, float
     """Loss, accuracy and macro F1 of each word's first token."""
     pairs, loss = [], 0.0
     for row in rows:
-        inputs = plain.tokenizer(row["tokens"], is_split_into_words=True, return_tensors="pt")
+        inputs = plain.tokenizer(" ".join(row["tokens"]), return_tensors="pt")
         logits = _probabilities(plain, **inputs).logits[0].double().log_softmax(-1)
-        places = inputs.word_ids()
-        for word, tag in enumerate(row["tags"]):
-            at = logits[places.index(word)]
+        begins = [len(" ".join([*row["tokens"][:word], ""])) for word in range(len(row["tags"]))]
+        for begin, tag in zip(begins, row["tags"], strict=True):
+            at = logits[inputs.char_to_token(begin)]
             loss -= float(at[plain.model.config.label2id[tag]])
             pairs.append((tag, plain.model.config.id2label[int(at.argmax())]))
     return loss / len(pairs), _by_labels(pairs)

@@ -85,10 +85,18 @@ def test_a_batch_is_what_the_tokenizer_would_pad(tmp_path: Path) -> None:
 
 
 def test_a_word_is_labelled_at_its_first_token(tmp_path: Path) -> None:
-    """`ab`, `c` and `def` are six tokens between two special ones; the other tokens teach nothing."""
+    """The row is tokenised as the text that it is, blanks and all; the other tokens teach nothing."""
     (row,) = read(tmp_path, WORDS, [{"tokens": ["ab", "c", "def"], "tags": ["X", "Y", "X"]}]).dataset.rows
-    assert row.input_ids.tolist() == TOKENIZER(["ab", "c", "def"], is_split_into_words=True)["input_ids"]
-    assert row.labels.tolist() == [IGNORED, 0, IGNORED, 1, 0, IGNORED, IGNORED, IGNORED]
+    assert row.input_ids.tolist() == TOKENIZER("ab c def")["input_ids"]
+    assert row.labels.tolist() == [IGNORED, 0, IGNORED, IGNORED, 1, IGNORED, 0, IGNORED, IGNORED, IGNORED]
+    # a tokenizer that draws a blank into the word behind it, as GPT-2's and Llama 3's do
+    tokenizer = encoder_tokenizer()
+    tokenizer.add_tokens([" c"])
+    file = {"rows.jsonl": line({"tokens": ["ab", "c", "def"], "tags": ["X", "Y", "X"]})}
+    (folder := tmp_path / "drawn").mkdir()
+    (row,) = prepared(folder, file, task=WORDS, tokenizer=tokenizer).dataset.rows
+    assert row.input_ids.tolist() == tokenizer("ab c def")["input_ids"]
+    assert row.labels.tolist() == [IGNORED, 0, IGNORED, 1, IGNORED, 0, IGNORED, IGNORED, IGNORED]
 
 
 def test_a_target_ends_with_the_end_token(tmp_path: Path) -> None:
@@ -214,12 +222,12 @@ def test_auto_looks_at_the_formats_of_the_task_only(tmp_path: Path) -> None:
 def test_columns_have_the_files_names(tmp_path: Path) -> None:
     """Renamed columns are read, and named so where they are missing."""
     data = read(tmp_path, WORDS, [{"words": ["a", "b"], "ner": [1, 0]}], columns={"tokens": "words", "tags": "ner"})
-    assert data.dataset.rows[0].labels.tolist() == [IGNORED, 1, 0, IGNORED]
+    assert data.dataset.rows[0].labels.tolist() == [IGNORED, 1, IGNORED, 0, IGNORED]
 
 
 LONG = {
     TaskType.SEQUENCE_CLASSIFICATION: {"text": "abcdefgh", "label": "a"},
-    TaskType.TOKEN_CLASSIFICATION: {"tokens": ["abc", "def", "gh"], "tags": ["a", "b", "a"]},
+    TaskType.TOKEN_CLASSIFICATION: {"tokens": ["ab", "cdef", "gh"], "tags": ["a", "b", "a"]},
     TaskType.SEQ2SEQ_LM: {"source": "abcdefgh", "target": "abcdefghi"},
 }
 
@@ -231,7 +239,7 @@ def test_a_long_row_is_cut_as_its_tokenizer_cuts(task: Task, tmp_path: Path) -> 
     rows = [LONG[task.type], GOOD[task.type]]
     data = read(tmp_path, task, rows, max_length=6, overlong="Truncate", labels=labels).dataset
     assert (data.facts.truncated, data.facts.dropped, len(data.rows)) == (1, 0, 2)
-    row, text = data.rows[0], "abcdefgh"
+    row, text = data.rows[0], "ab cdef gh" if task is WORDS else "abcdefgh"
     if task is TARGETS:
         assert row.input_ids.tolist() == seq2seq_tokenizer()(text, truncation=True, max_length=6)["input_ids"]
         assert len(row.labels) == 6
@@ -271,7 +279,7 @@ def test_what_is_learned_is_shown(tmp_path: Path) -> None:
     """The first rows as sentences: for a person to check."""
     sentences = (
         (TEXTS, GOOD[TEXTS.type], "'<|im_start|>x<|im_end|>' -> a"),
-        (WORDS, {"tokens": ["xy", "z"], "tags": ["a", "b"]}, "'<|im_start|>xyz<|im_end|>' -> 'x'=a 'z'=b"),
+        (WORDS, {"tokens": ["xy", "z"], "tags": ["a", "b"]}, "'<|im_start|>xy z<|im_end|>' -> 'x'=a 'z'=b"),
         (TARGETS, GOOD[TARGETS.type], "'x<|im_end|>' -> 'y<|im_end|>'"),
         (ANSWERS, ANSWER, "'<|im_start|>who?<|im_end|>Ann and Bob<|im_end|>' -> 'Bob'"),
     )

@@ -32,6 +32,8 @@ def shard_key(source: Source, options: Options, model: Path, training: str = "")
     }
     if options.task.type is not TaskType.CAUSAL_LM:
         parts |= {"task": options.task.model_dump(mode="json"), "training": training}
+    if options.task.type is TaskType.TOKEN_CLASSIFICATION:
+        parts["words"] = "as one text"  # once they were tokenised each by itself
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

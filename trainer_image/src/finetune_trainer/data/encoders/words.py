@@ -1,4 +1,8 @@
-"""TokenClassification: words, each with a label; the first token of a word has it, the others are IGNORED."""
+"""TokenClassification: words, each with a label; the first token of a word has it, the others are IGNORED.
+
+The words are tokenised as one text, with blanks between them. Many tokenizers (GPT-2's, RoBERTa's, Llama 3's) have
+other tokens for a word behind a blank, and text is what the model will be given.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,9 +31,9 @@ class WordEncoder:
         return example
 
     def tokenize(self, rows: Sequence[TaggedWords]) -> list[Any]:
-        """Tokenise word by word, with the special tokens around a row."""
-        words = [row.words for row in rows]
-        encodings: list[Any] = self._inner.encode_batch(words, is_pretokenized=True, add_special_tokens=True)
+        """Tokenise the words of each row, with the special tokens around them."""
+        texts = [" ".join(row.words) for row in rows]
+        encodings: list[Any] = self._inner.encode_batch(texts, add_special_tokens=True)
         return encodings
 
     def label(self, rows: Sequence[TaggedWords], encodings: list[Any]) -> list[Targeted | RowError]:
@@ -45,7 +49,7 @@ class WordEncoder:
 
 
 def _targeted(row: TaggedWords, numbers: list[int], encoding: Any) -> Targeted:
-    words = encoding.word_ids
+    words = _words(row.words, encoding)
     first = {word: place for place, word in reversed(list(enumerate(words))) if word is not None}
     lost = next((word for word in range(len(numbers)) if word not in first), None)
     if lost is not None:
@@ -64,3 +68,15 @@ def _targeted(row: TaggedWords, numbers: list[int], encoding: Any) -> Targeted:
         return Targeted(ids[kept], targets[kept], np.zeros(len(kept), dtype=np.uint8), shorten)
 
     return Targeted(ids, targets, np.zeros(len(ids), dtype=np.uint8), shorten)
+
+
+def _words(words: Sequence[str], encoding: Any) -> list[int | None]:
+    """For each token the word that its last character lies in; None of special ones, and of a blank alone."""
+    ends = np.cumsum([len(word) + 1 for word in words]) - 1  # where the blanks are
+    special, spans = encoding.special_tokens_mask, encoding.offsets
+    found: list[int | None] = []
+    for is_special, (start, end) in zip(special, spans, strict=True):
+        word = int(np.searchsorted(ends, end - 1))
+        blank = end <= start or is_special or end - 1 == ends[min(word, len(ends) - 1)]
+        found.append(None if blank else word)
+    return found
