@@ -58,6 +58,11 @@ def orthogonality_penalty(model: Any) -> torch.Tensor:
     return ORTHOGONALITY * torch.stack(distances).mean()
 
 
+def _finite(model: Any) -> bool:
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return bool(torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).all())
+
+
 class RankPruning(TrainerCallback):  # type: ignore[misc]  # transformers publishes no types
     """Measures after each step which ranks matter, and silences the others."""
 
@@ -78,6 +83,8 @@ class RankPruning(TrainerCallback):  # type: ignore[misc]  # transformers publis
         """Prune. The gradients are still there, and tell how much each number matters."""
         config, step = self._model.peft_config["default"], state.global_step + 1
         last, layers = config.total_step - config.tfinal, self._model.base_model.model
+        if step < last and not _finite(layers):
+            return  # float16 overflowed, and the step is left out
         if step < last or (step == last and self._allocator.ipt):
             _, pattern = self._allocator.update_and_allocate(layers, step, force_mask=step == last)
             self._pattern = pattern or self._pattern

@@ -16,6 +16,7 @@ from finetune_trainer.tasks.measure import measure
 from finetune_trainer.tasks.task import Task
 from finetune_trainer.training.goal import logged
 from finetune_trainer.training.guard import check_evaluation, non_finite
+from finetune_trainer.training.overflow import MOST, Overflows
 from finetune_trainer.training.saving import Saver
 from finetune_trainer.training.session import Session
 from finetune_trainer.training.stop import Stopped
@@ -46,6 +47,7 @@ class SupervisedTrainer(PortableTrainer):
         self._penalty = penalty
         self._measure = measure
         self._step_batches: list[Batch] = []
+        self._overflows = Overflows()
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the trained tokens of the whole optimizer step
         self._evaluation_batch_size = evaluation_batch_size
         self._task = task
@@ -110,19 +112,30 @@ class SupervisedTrainer(PortableTrainer):
         return samples
 
     def _get_grad_norm(self, *arguments: Any, **keywords: Any) -> Any:
-        """Look at the gradient norm before the optimizer does.
+        """Look at the gradient norm before the optimizer does; None, which is not logged, where float16 overflowed.
 
         Raises:
             RunError: NonFiniteLoss; the weights and the last checkpoint stay good.
         """
         norm = super()._get_grad_norm(*arguments, **keywords)
-        if not math.isfinite(norm):
+        if math.isfinite(norm):
+            self._overflows.clear()
+            return norm
+        scaler = self.accelerator.scaler
+        if not self._overflows.count(scaler, self.optimizer):
             raise self._non_finite("gradient norm", float(norm), self._step_batches)
-        return norm
+        before = self._overflows.in_a_row - 1
+        if before + 1 >= min(MOST, self.state.max_steps):
+            raise self._non_finite("gradient norm", float(norm), self._step_batches, f" and of the {before} before it")
+        self._reporter.say(
+            f"step {self.state.global_step + 1} is left out: its gradient overflowed float16; "
+            f"the loss is scaled by {scaler.get_scale() * scaler.get_backoff_factor():g} from here on"
+        )
+        return None
 
-    def _non_finite(self, what: str, value: float, batches: list[Batch]) -> RunError:
+    def _non_finite(self, what: str, value: float, batches: list[Batch], more: str = "") -> RunError:
         step, rate = self.state.global_step + 1, self._get_learning_rate()
-        return non_finite(f"the {what} of step {step}", value, batches, self._rows, rate)
+        return non_finite(f"the {what} of step {step}{more}", value, batches, self._rows, rate)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save, as the Trainer would; most runs train on while it is written."""
