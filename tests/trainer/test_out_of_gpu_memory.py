@@ -1,4 +1,4 @@
-"""A GPU whose memory is full is told as that, and half the micro-batch with twice the accumulation is the same training."""
+"""A GPU whose memory is full is told as that, and half the micro-batch, accumulated twice as often, trains the same."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ FULL = [
 
 @pytest.mark.parametrize("error", FULL, ids=lambda error: str(error)[:40])
 def test_every_way_to_say_it(error: Exception, model: Path, tmp_path: Path) -> None:
-    """OutOfGPUMemory with the text, what was tried, and the next smaller micro-batch that the batch is a multiple of."""
+    """OutOfGPUMemory with the text, what was tried, and the next smaller micro-batch that divides the batch."""
     run = run_file(tmp_path, model, batchSize=30, microBatchSize=15, maxLength=512)
     told = explain(error, run, tmp_path)
     assert told.reason is Reason.OUT_OF_GPU_MEMORY
@@ -106,8 +106,10 @@ def _losses(work: Path) -> dict[int, float]:
 def test_half_the_micro_batch_is_the_same_training(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory runs out in step 4, after the checkpoint of step 2: exit 80. With half the micro-batch the run goes on
-    there, and its losses are those of a run that had memory enough; over two epochs whose last batch is a small one."""
+    """Memory runs out in step 4, after the checkpoint of step 2: exit 80. With half the micro-batch it goes on there.
+
+    Its losses are those of a run that had memory enough, over two epochs whose last batch is a small one.
+    """
 
     def of(folder: Path, size: int) -> RunFile:
         folder.mkdir(exist_ok=True)
