@@ -151,7 +151,12 @@ def test_an_evaluation_that_is_nan(model: Path, tmp_path: Path, monkeypatch: pyt
 
 
 class _Blow(TrainerCallback):
-    """Makes the adapter larger after each step from the 16th on."""
+    """Makes the adapter larger after each step from the 16th on, and knows which step is under way."""
+
+    step = 0
+
+    def on_step_begin(self, _args: object, state: Any, _control: object, **_: object) -> None:
+        self.step = state.global_step + 1
 
     def on_step_end(self, _args: object, state: Any, _control: object, model: Any, **_: object) -> None:
         if state.global_step >= 16:
@@ -164,11 +169,24 @@ class _Blow(TrainerCallback):
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Diverged, and `keep: 1` did not cost the last checkpoint from before the loss went up."""
+    """Diverged, and `keep: 1` did not cost the last checkpoint from before; the rows of the worst step are named."""
     saves = {"everySteps": 2, "keep": 1}
     limits = {"factor": "1.1", "steps": 10}
     run = run_file(tmp_path, model, maxSteps=30, epochs=99, divergence=limits, checkpoints=saves)
-    add_to_trainers(monkeypatch, _Blow())
+    blow, tokenizer, real = _Blow(), AutoTokenizer.from_pretrained(model), causal_lm.nll_sum
+    lines: dict[int, set[int]] = {}
+
+    def noting(net: Any, batch: Any, **more: Any) -> torch.Tensor:
+        """The row of `Say 7.` is in line 8."""
+        if net.training:
+            texts = tokenizer.batch_decode(batch["input_ids"])
+            lines.setdefault(blow.step, set()).update(
+                int(n) + 1 for text in texts for n in re.findall(r"Say (\d+)", text)
+            )
+        return real(net, batch, **more)
+
+    monkeypatch.setattr(causal_lm, "nll_sum", noting)
+    add_to_trainers(monkeypatch, blow)
     with uploading(run, tmp_path / "work") as uploads, pytest.raises(RunError, match="training loss went up") as caught:
         execute(session(run, tmp_path / "work"))
     assert caught.value.reason is Reason.DIVERGED
@@ -178,3 +196,8 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(
     assert kept == [f"step-{stored.good_step:08d}", f"step-{stored.step:08d}"]
     assert stored.good_step < stored.step <= len(losses) < 30
     assert losses[stored.good_step - 1] < min(losses[-5:])
+    highest = max(losses[stored.good_step :])
+    where = re.search(r"highest at step (\d+), (\S+), in (train\.jsonl:\d+.*)$", caught.value.message)
+    assert where is not None
+    assert (int(where[1]), where[2]) == (losses.index(highest) + 1, f"{highest:.4f}")
+    assert set(map(int, re.findall(r"train\.jsonl:(\d+)", where[3]))) == lines[int(where[1])]

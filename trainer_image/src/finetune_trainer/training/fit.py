@@ -172,10 +172,10 @@ def _trainer(
             *foreign,
             *trackers(session),
             StopCallback(session.stop, processes),
-            DivergenceCallback(divergence),
             *_timed_checkpoints(session),
         ],
     )
+    trainer.add_callback(DivergenceCallback(divergence, lambda: trainer.step_batches, inputs.train.rows))
     trainer.remove_callback(PrinterCallback)  # the reporter says it in sentences
     return trainer
 

@@ -1,7 +1,7 @@
 """Ends a run whose numbers go wrong before anything good is lost: NaN and infinity at once, divergence when sure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,12 @@ _HINT = "Lower training.learningRate or training.maxGradientNorm, or look for ex
 
 
 class DivergenceCallback(TrainerCallback):  # type: ignore[misc]  # transformers publishes no types
-    """Ends a run that diverges."""
+    """Ends a run that diverges, and names the rows of the step whose loss was highest since it was at its best."""
 
-    def __init__(self, divergence: Divergence) -> None:
-        self._divergence = divergence
+    def __init__(self, divergence: Divergence, batches: Callable[[], Sequence[Batch]], rows: Rows) -> None:
+        self._divergence, self._batches, self._rows = divergence, batches, rows
+        self._best = math.inf
+        self._highest: tuple[float, int, Sequence[Batch]] = (-math.inf, 0, ())
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         """Hear what earlier sessions logged."""
@@ -34,11 +36,17 @@ class DivergenceCallback(TrainerCallback):  # type: ignore[misc]  # transformers
         if not logs or "loss" not in logs:
             return
         self._divergence.hear(logs["loss"])
+        if self._divergence.best < self._best:
+            self._best, self._highest = self._divergence.best, (-math.inf, 0, ())
+        if logs["loss"] > self._highest[0]:
+            self._highest = (logs["loss"], state.global_step, self._batches())
         if self._divergence.certain:
+            loss, step, batches = self._highest
             raise RunError(
                 Reason.DIVERGED,
                 f"the training loss went up: at step {state.global_step} its mean is {self._divergence.mean:.4f}, "
-                f"and it was {self._divergence.best:.4f} at its best",
+                f"and it was {self._divergence.best:.4f} at its best; it was highest at step {step}, {loss:.4f}, in "
+                f"{name_rows(batches, self._rows)}",
                 f"{_HINT} training.divergence says what counts as going up.",
             )
 

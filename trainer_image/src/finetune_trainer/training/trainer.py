@@ -46,7 +46,8 @@ class SupervisedTrainer(PortableTrainer):
         self._rows = rows
         self._penalty = penalty
         self._measure = measure
-        self._step_batches: list[Batch] = []
+        self.step_batches: list[Batch] = []
+        """Of the step under way, or of the last one."""
         self._overflows = Overflows()
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the trained tokens of the whole optimizer step
         self._evaluation_batch_size = evaluation_batch_size
@@ -108,7 +109,7 @@ class SupervisedTrainer(PortableTrainer):
         """
         self.saver.check()
         samples = super().get_batch_samples(*arguments, **keywords)
-        self._step_batches = samples[0]
+        self.step_batches = samples[0]
         return samples
 
     def _get_grad_norm(self, *arguments: Any, **keywords: Any) -> Any:
@@ -123,10 +124,10 @@ class SupervisedTrainer(PortableTrainer):
             return norm
         scaler = self.accelerator.scaler
         if not self._overflows.count(scaler, self.optimizer):
-            raise self._non_finite("gradient norm", float(norm), self._step_batches)
+            raise self._non_finite("gradient norm", float(norm), self.step_batches)
         before = self._overflows.in_a_row - 1
         if before + 1 >= min(MOST, self.state.max_steps):
-            raise self._non_finite("gradient norm", float(norm), self._step_batches, f" and of the {before} before it")
+            raise self._non_finite("gradient norm", float(norm), self.step_batches, f" and of the {before} before it")
         self._reporter.say(
             f"step {self.state.global_step + 1} is left out: its gradient overflowed float16; "
             f"the loss is scaled by {scaler.get_scale() * scaler.get_backoff_factor():g} from here on"
