@@ -196,13 +196,14 @@ def test_extra_arguments_reach_the_trainer(model: Path, tmp_path: Path) -> None:
         torch_empty_cache_steps="7",
         eval_delay="0.5",
         logging_first_step="true",
-        optim_args="a=1",
+        dataloader_num_workers="1",
+        dataloader_multiprocessing_context="spawn",
         ddp_bucket_cap_mb="30",
     )
     assert made.torch_empty_cache_steps == 7
     assert made.eval_delay == 0.5
     assert made.logging_first_step is True
-    assert made.optim_args == "a=1"
+    assert (made.dataloader_num_workers, made.dataloader_multiprocessing_context) == (1, "spawn")
     assert made.ddp_bucket_cap_mb == 30
 
 
@@ -223,7 +224,10 @@ def test_extra_arguments_reach_the_trainer(model: Path, tmp_path: Path) -> None:
         ("evaluation_strategy", "no", "no such field"),
         ("torch_empty_cache_steps", "often", "'often' is no int"),
         ("full_determinism", "maybe", "'maybe' is no bool"),
-        ("dataloader_prefetch_factor", "2", "not accepted together"),
+        ("optim_args", "weightdecay=3", "read nothing from it"),
+        ("dataloader_prefetch_factor", "2", "no process loads data beside it"),
+        ("dataloader_persistent_workers", "true", "no process loads data beside it"),
+        ("dataloader_multiprocessing_context", "spawn", "no process loads data beside it"),
     ],
 )
 def test_refused_by_name_before_anything_is_read(

@@ -27,7 +27,6 @@ TAKEN = frozenset(
         "full_determinism",
         "include_num_input_tokens_seen",
         "logging_first_step",
-        "optim_args",
         "tf32",
         "torch_empty_cache_steps",
     }
@@ -77,10 +76,13 @@ TYPED = {
 }
 
 ABSENT = {
+    "optim_args": "the optimizers that are offered read nothing from it",
     "optim_target_modules": "only GaLore and APOLLO use it, which are not offered: their state holds code, so a run "
     "could not be resumed safely",
 }
 """What a user may well look for, and why it is not here."""
+NEED_WORKERS = ("dataloader_multiprocessing_context", "dataloader_persistent_workers", "dataloader_prefetch_factor")
+"""torch refuses each of them without processes that load data."""
 
 
 def extra_arguments(given: dict[str, str]) -> dict[str, Any]:
@@ -94,7 +96,13 @@ def extra_arguments(given: dict[str, str]) -> dict[str, Any]:
     for name in given:
         if name not in TAKEN:
             raise _refused(name, known)
-    return {name: _value(name, text, types[name]) for name, text in given.items()}
+    values = {name: _value(name, text, types[name]) for name, text in given.items()}
+    if values.get("dataloader_num_workers", 0) <= 0:
+        for name in NEED_WORKERS:
+            if values.get(name):
+                where, instead = f"training.extraArguments.{name}", "Set dataloader_num_workers to 1 or more, too."
+                raise RunError(Reason.INVALID_CONFIGURATION, f"{where}: no process loads data beside it", instead)
+    return values
 
 
 def _refused(name: str, known: set[str]) -> RunError:
@@ -102,7 +110,7 @@ def _refused(name: str, known: set[str]) -> RunError:
     if name in TYPED:
         return RunError(Reason.INVALID_CONFIGURATION, f"{where}: {TYPED[name]} says it", f"Set {TYPED[name]} instead.")
     if name in ABSENT:
-        instead = "Set training.optimizer.type: AdamW8bit or Adafactor, whose state is small, too."
+        instead = "Set the fields of training.optimizer; AdamW8bit and Adafactor have a small state, too."
         return RunError(Reason.INVALID_CONFIGURATION, f"{where}: {ABSENT[name]}", instead)
     taken = f"These are taken: {', '.join(sorted(TAKEN))}."
     if name in known:
