@@ -1,6 +1,7 @@
 """What becomes of rows that cannot be used, are too long, repeat each other, or never end: counted, never lost."""
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,10 @@ def test_overlong_rows_are_dropped(tmp_path: Path) -> None:
     assert made.places == ["r.jsonl:2"]
     facts = made.dataset.facts
     assert (facts.dropped, facts.truncated, facts.longest) == (2, 0, FRAME + 51)
-    assert "2 rows left out because they are longer than" in made.said[-1]
+    assert f"2 rows left out because they are longer than {LIMIT} (r.jsonl:1, r.jsonl:3)" in made.said[-1]
+    (folder := tmp_path / "many").mkdir()
+    made = prepared(folder, {"a.jsonl": SHORT + LONG * 3, "b.jsonl": LONG * 9}, LIMIT)
+    assert "(a.jsonl:2, a.jsonl:3, a.jsonl:4, b.jsonl:1, b.jsonl:2 ...)" in made.said[-1]
 
 
 def test_overlong_rows_are_truncated(tmp_path: Path) -> None:
@@ -116,7 +120,8 @@ def test_overlong_rows_are_truncated(tmp_path: Path) -> None:
     assert made.texts[1:] == [(question + cut, cut), (decode_start(behind), "b" + END)]
     facts = made.dataset.facts
     assert (facts.dropped, facts.truncated, facts.unfinished) == (1, 2, 1)
-    assert "2 rows cut there, 1 of which lost their end" in made.said[-1]
+    assert "2 rows cut there, 1 of which lost their end (r.jsonl:2, r.jsonl:4)" in made.said[-1]
+    assert "1 rows train no token that ends a turn" in made.said[-1]
 
 
 def decode_start(text: str) -> str:
@@ -147,6 +152,7 @@ def test_duplicates_are_counted_and_kept(tmp_path: Path) -> None:
     made = prepared(tmp_path, {"r.jsonl": pair() + turned + pair("a", "c") + pair() + shot + muted})
     assert len(made.dataset.rows) == 6
     assert made.dataset.facts.duplicates == 2
+    assert re.search(r"2 rows repeat an earlier one and are kept \(r\.jsonl:\d+, r\.jsonl:\d+\)", made.said[-1])
 
 
 def test_lengths_are_told(tmp_path: Path) -> None:

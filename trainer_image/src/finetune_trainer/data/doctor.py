@@ -100,6 +100,7 @@ class Doctor:
 
     def _keep(self, origin: Origin, row: Row) -> None:
         self.tally.measure(row)
+        place = origin.file, origin.record.line
         if len(row) > self._options.max_length:
             overlong = self._options.dataset.overlong
             if overlong is Overlong.FAIL:
@@ -110,17 +111,17 @@ class Doctor:
                 self._split(origin, row)
                 return
             if overlong is Overlong.DROP or not row.cut(self._options.max_length).items:
-                self.tally.drop()
+                self.tally.drop(place)
                 return
-            row = self.tally.truncate(row)
-        self.tally.keep(row)
-        self._writer.add(row, origin.file, origin.record.line)
+            row = self.tally.truncate(row, place)
+        self.tally.keep(row, place)
+        self._writer.add(row, *place)
 
     def _split(self, origin: Origin, row: Row) -> None:
         windows = row.windows(self._options.max_length) if isinstance(row, Targeted) and row.windows else []
         if not windows:
-            self.tally.drop()
+            self.tally.drop((origin.file, origin.record.line))
             return
-        self.tally.split(row, windows)
+        self.tally.split(row, windows, (origin.file, origin.record.line))
         for number, window in enumerate(windows):
             self._writer.add(window, origin.file, origin.record.line, number)

@@ -69,7 +69,7 @@ def prepare(source: Source, options: Options, tokenizer: Any, folder: Path, key:
             encoder.labels.order if encoder.labels else None,
             [file.source for file in source.files],
         )
-    say(f"{source.name}: {doctor.tally}")
+    say(f"{source.name}: {doctor.tally.summary([file.name for file in source.files])}")
 
 
 def _origins(source: Source) -> Iterator[Origin]:
