@@ -373,6 +373,8 @@ REFUSED = [
     Case("a hang of no time", _job("training: {hangTimeoutSeconds: 0}"), "spec.training.hangTimeoutSeconds"),
     Case("too many GPUs", _job("resources: {gpus: 1000}"), "spec.resources.gpus"),
     Case("a quantity that is none", _job("resources: {memory: lots}"), "spec.resources.memory"),
+    Case("an address with the end of a line", _job(output='uri: "s3://adapters/bot\\n"'), "spec.output.uri"),
+    Case("a quantity with the end of a line", _job('resources: {memory: "8Gi\\n"}'), "spec.resources.memory"),
     Case("a GPU resource without a domain", _job("resources: {gpuResource: gpu}"), "spec.resources.gpuResource"),
     Case(
         "an unknown taint effect",

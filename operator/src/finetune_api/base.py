@@ -99,7 +99,7 @@ _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
 
 def _quantity(value: object) -> str:
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if not isinstance(text, str) or not re.match(_QUANTITY, text):
+    if not isinstance(text, str) or not re.fullmatch(_QUANTITY, text):
         raise PydanticCustomError("quantity", "should be a quantity such as 500m, 2 or 8Gi")
     return text
 
@@ -136,7 +136,7 @@ def _uri(pattern: str, forms: str) -> Any:
 
     def check(value: str, info: ValidationInfo) -> str:
         local = isinstance(info.context, dict) and info.context.get("local")
-        if compiled.match(value) or (local and re.match(r"^file:///.+", value)):
+        if compiled.fullmatch(value) or (local and re.fullmatch(r"file:///.+", value)):
             return value
         wanted = f"{forms} or file:///path" if local else forms
         raise PydanticCustomError("uri", "'{value}' should be {wanted}", {"value": value, "wanted": wanted})

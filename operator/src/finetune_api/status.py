@@ -168,6 +168,8 @@ class AttemptStatus(Object):
     """The step that its first trainer began with; 0 without a checkpoint."""
     steps_lost: Number = 0
     """Steps done before that its trainers did again."""
+    interrupted_pods: Number = 0
+    """Pods of it that were interrupted and are there to be seen; status.preemptions has them."""
     queued_seconds: Number = 0
     """Time it waited and held nothing: for quota, a node, a pod. Like all sums, up to countedUntil."""
     running_seconds: Number = 0

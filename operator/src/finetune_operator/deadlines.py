@@ -89,8 +89,12 @@ def _active(spec: Spec, status: Status, facts: Attempt, observed: Observed, now:
 
 
 def _pending(spec: Spec, entry: AttemptStatus, facts: Attempt, now: datetime) -> Clock | None:
-    """Final, for the next attempt would wait no better. One that has run and has no pod is between two, not late."""
-    if facts.pending_since is None or (entry.node_name is not None and not facts.live_pods):
+    """Final, for the next attempt would wait no better.
+
+    One that has run and has no pod is between two, not late, unless something says why there is none.
+    """
+    between = entry.node_name is not None and not facts.live_pods and facts.trouble is None
+    if facts.pending_since is None or between:
         return None
     limit = spec.deadlines.pending_seconds
     cause = f"{facts.trouble.reason}: {facts.trouble.message}" if facts.trouble else "nothing says why"

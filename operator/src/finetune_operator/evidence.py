@@ -122,12 +122,12 @@ def _evicted(spoken: str) -> Ending:
 
 def _of_container(pod: Resource, ended: Resource) -> Ending:
     code = int(ended.get("exitCode", -1))
-    if ended.get("reason") == "OOMKilled":
-        return _out_of_memory(pod, code)
     text = str(ended.get("message") or "")
     outcome = _outcome(text)
     if outcome and outcome.reason.exit_code == code and _proves(outcome):
         return Ending(outcome.reason, outcome.message, outcome.reason.follow_up, outcome.hint, code, outcome)
+    if ended.get("reason") == "OOMKilled":  # some runtimes say so of any process of the container
+        return _out_of_memory(pod, code)
     if code in _KILLED and pod["metadata"].get("deletionTimestamp"):
         said = f"the trainer did not stop within its grace period and was killed (exit code {code})"
         return Ending(Reason.PREEMPTED, said, FollowUp.RESUME, exit_code=code)

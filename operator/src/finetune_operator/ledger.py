@@ -106,6 +106,9 @@ def _follow_up_of(reason: str) -> FollowUp:
 
 
 def _count_interruptions(status: Status, observed: Observed) -> None:
-    """Pods of interrupted runs may be cleaned away by the cluster, so what was counted once stays counted."""
-    visible = sum(attempt.interruptions for attempt in observed.attempts)
-    status.preemptions = max(status.preemptions, visible)
+    """Interrupted pods are cleaned away by the cluster: one more than there was to be seen is one more preemption."""
+    visible = {attempt.order: attempt.interruptions for attempt in observed.attempts}
+    for entry in status.attempts:
+        now = visible.get(order(entry), 0)
+        status.preemptions += max(0, now - entry.interrupted_pods)
+        entry.interrupted_pods = now

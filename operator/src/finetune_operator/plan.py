@@ -32,6 +32,7 @@ _RUNNING = {
     ActiveReason.PUBLISHING: "verifies and publishes the adapter",
 }
 _NO_POD_YET_SECONDS = 5.0
+_NO_POD_STILL_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,8 @@ def _follow_up(scene: _Scene, newest: AttemptStatus, follow_up: FollowUp) -> _St
         return _start(scene, Stage.TRAIN, 1)
     if follow_up is FollowUp.SHRINK:
         return _shrink(scene, newest)
-    if follow_up is FollowUp.FAIL or scene.status.failures > scene.job.spec.retries:
+    spent = follow_up is FollowUp.RETRY and scene.status.failures > scene.job.spec.retries
+    if follow_up is FollowUp.FAIL or spent:
         return _Step(_failure(newest, scene))
     return _again(scene, newest, follow_up)
 
@@ -303,8 +305,14 @@ def _on_time(scene: _Scene, newest: AttemptStatus, facts: Attempt) -> _Step:
         return _late(scene, newest, how)
     times = [deadlines.next_look(clocks)]
     if facts.state is State.PENDING and facts.missing_pods:
-        times.append(_NO_POD_YET_SECONDS)  # then the Job controller may have said why it makes none
+        times.append(_no_pod_yet(facts, scene.now))  # then the Job controller may have said why it makes none
     return _Step(_now(scene, facts), requeue_after=min((time for time in times if time is not None), default=None))
+
+
+def _no_pod_yet(facts: Attempt, now: datetime) -> float:
+    """Soon at first. What has waited for long, for a quota as a rule, is asked about less."""
+    waited = (now - (facts.pending_since or facts.created)).total_seconds()
+    return min(max(_NO_POD_YET_SECONDS, waited / 10), _NO_POD_STILL_SECONDS)
 
 
 def _listen(status: Status, newest: AttemptStatus, progress: Progress, facts: Attempt) -> None:
