@@ -1,12 +1,15 @@
 """A trainer or a node that is not heard of any more: what counts as silence, and what follows."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
+from finetune_api.progress import Progress
+from finetune_operator.progress import Poller
 from tests.controller.test_deadlines import TRAINING, let_pods_go, live, verdict
 from tests.controller.test_evidence import running
-from tests.controller.world import World, stamp
+from tests.controller.world import KEY, World, run, stamp
 
 
 def test_a_trainer_that_answered_and_does_not_any_more() -> None:
@@ -145,3 +148,79 @@ def test_a_deletion_that_never_ends_is_a_silent_node() -> None:
     world.pass_time(1)
     world.reconcile()
     assert world.attempts[0]["reason"] == "NodeLost"
+
+
+class Trainers:
+    """Several of them, asked by one operator."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+        self.now = 0.0
+        self.poller = Poller(3, lambda _: None, clock=lambda: self.now)
+        for name in names:
+            self.poller.follow((KEY[0], name), name, "10.0.0.1")
+        self._speaking = ""
+        monkeypatch.setattr(self.poller, "_ask", self._ask)
+
+    async def _ask(self, _: Any, target: Any) -> Progress | None:
+        return (
+            Progress.model_validate({**TRAINING, "updated_at": self.now}) if target.job_name == self._speaking else None
+        )
+
+    def say(self, at: float, *names: str) -> None:
+        """These answer then."""
+        self.now = at
+        for name in names:
+            self._speaking, key = name, (KEY[0], name)
+            run(self.poller._turn(None, key, self.poller._targets[key], at))  # type: ignore[arg-type]
+
+    def silence(self, name: str, *, spoke: bool = False) -> float | None:
+        """See Poller."""
+        return self.poller.silence((KEY[0], name), name, "10.0.0.1", spoke=spoke)
+
+
+def test_one_is_silent_if_another_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all fall silent at once it is the operator that hears nothing, and that ends nobody."""
+    trainers = Trainers(monkeypatch, "a", "b")
+    assert trainers.silence("a") is None
+    trainers.say(10, "a", "b")
+    trainers.now = 1000
+    assert (trainers.silence("a"), trainers.silence("b")) == (0, 0)
+    trainers.say(1000, "b")
+    assert (trainers.silence("a"), trainers.silence("b")) == (990, 0)
+
+
+def test_the_only_one_is_silent_if_it_was_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else can tell whether there is a way to it."""
+    trainers = Trainers(monkeypatch, "a")
+    trainers.say(10, "a")
+    trainers.now = 1000
+    assert trainers.silence("a") == 990
+
+
+def test_a_new_operator_counts_the_silence_of_who_spoke_to_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From when it asks, and once another one answers; who has never spoken to anybody is never silent."""
+    trainers = Trainers(monkeypatch, "a", "b")
+    trainers.now = 1000
+    assert trainers.silence("a", spoke=True) == 0
+    trainers.say(1000, "b")
+    assert trainers.silence("a", spoke=True) == 1000
+    assert trainers.silence("a") is None
+
+
+def test_the_status_tells_who_has_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this trainer said, not what an earlier one did."""
+    world, asked = World(), []
+
+    def silence(*_: Any, spoke: bool = False) -> None:
+        asked.append(spoke)
+
+    pod = running(world)
+    world.say(**TRAINING, step=3)
+    world.reconcile()
+    world.restart()
+    monkeypatch.setattr(world.ears, "silence", silence)
+    world.reconcile()
+    world.pass_time(10)
+    pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] = stamp(world.now)
+    world.reconcile()
+    assert asked == [True, False]

@@ -6,6 +6,7 @@ one exception is a trainer's silence, which a new process counts anew, and so la
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from finetune_api.names import ActiveReason, ClusterReason, Stage
 from finetune_api.outcome import FollowUp
@@ -14,7 +15,7 @@ from finetune_api.status import AttemptStatus, Status
 from finetune_api.v1alpha1 import Spec
 from finetune_operator import accounting
 from finetune_operator.evidence import Ending
-from finetune_operator.observe import Attempt, Observed, State
+from finetune_operator.observe import Attempt, Observed, State, parse_time
 
 RELEASE_SECONDS = 15
 """A pod whose trainer has ended may hold its node so long: until the kubelet and the Job have seen it."""
@@ -40,6 +41,13 @@ class Heard:
     """Its last answer."""
     silent_seconds: float | None = None
     """How long ago that was; None where it has never answered."""
+
+
+def spoke_before(resource: dict[str, Any], attempt: Attempt) -> bool:
+    """Whether the status has something that its trainer said since it runs."""
+    progress = (resource.get("status") or {}).get("progress") or {}
+    told = parse_time(progress.get("updatedTime")) if isinstance(progress, dict) else None
+    return told is not None and attempt.running_since is not None and told >= attempt.running_since
 
 
 def clocks(

@@ -25,6 +25,8 @@ class _Target:
     job_name: str
     ip: str
     due: float
+    since: float
+    """When it was asked first."""
     last: Progress | None = None
     unanswered: int = 0
     """In a row."""
@@ -35,9 +37,16 @@ class _Target:
 class Poller:
     """Knows which trainers run, asks each from time to time, and tells when one had something new to say."""
 
-    def __init__(self, seconds: float, changed: Callable[[Key], None], port: int = names.TRAINER_PORT) -> None:
-        self._seconds, self._changed, self._port = seconds, changed, port
+    def __init__(
+        self,
+        seconds: float,
+        changed: Callable[[Key], None],
+        port: int = names.TRAINER_PORT,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._seconds, self._changed, self._port, self._clock = seconds, changed, port, clock
         self._targets: dict[Key, _Target] = {}
+        self._heard = -math.inf  # when any trainer answered last
 
     def follow(self, key: Key, job_name: str, ip: str | None) -> None:
         """The trainer of that Job runs at that address; None: nothing of it runs."""
@@ -45,19 +54,36 @@ class Poller:
         if ip is None:
             self._targets.pop(key, None)
         elif old is None or (old.job_name, old.ip) != (job_name, ip):
-            soon = time.monotonic() + random.uniform(0.0, 0.3) * self._seconds  # a thousand may start at once
-            self._targets[key] = _Target(job_name, ip, soon)
+            now = self._clock()
+            soon = now + random.uniform(0.0, 0.3) * self._seconds  # a thousand may start at once
+            self._targets[key] = _Target(job_name, ip, soon, now)
 
     def last(self, key: Key, job_name: str, ip: str | None) -> Progress | None:
         """What that very trainer said last."""
         target = self._targets.get(key)
         return target.last if target and (target.job_name, target.ip) == (job_name, ip) else None
 
-    def silence(self, key: Key, job_name: str, ip: str | None) -> float | None:
-        """Seconds since that very trainer was last heard of; None if it never was."""
+    def silence(self, key: Key, job_name: str, ip: str | None, *, spoke: bool = False) -> float | None:
+        """Seconds since that very trainer was last heard of; None if it never was.
+
+        Where other trainers run, and none of them was heard of since, it is we who hear nothing: 0.
+
+        Args:
+            key: Its FineTuneJob.
+            job_name: Its Job.
+            ip: Its address.
+            spoke: It has answered an operator before this one. Then it counts from when this one asked first, once
+                another trainer's answer shows that there is a way to them.
+        """
         target = self._targets.get(key)
-        same = target is not None and (target.job_name, target.ip) == (job_name, ip)
-        return time.monotonic() - target.answered if same and target and target.answered is not None else None
+        if target is None or (target.job_name, target.ip) != (job_name, ip):
+            return None
+        since = target.answered if target.answered is not None else (target.since if spoke else None)
+        if since is None:
+            return None
+        others = any(other.answered is not None for name, other in self._targets.items() if name != key)
+        deaf = self._heard <= since if others else target.answered is None
+        return 0.0 if deaf else self._clock() - since
 
     async def run(self) -> None:
         """Poll for ever. Each question is a task of its own: who does not answer holds nobody else up."""
@@ -72,7 +98,7 @@ class Poller:
                 await asyncio.sleep(_TICK_SECONDS)
 
     def _round(self, session: aiohttp.ClientSession, asked: asyncio.TaskGroup) -> None:
-        now = time.monotonic()
+        now = self._clock()
         for key, target in self._targets.items():
             if target.due <= now:
                 target.due = math.inf  # nobody is asked twice at a time
@@ -81,7 +107,8 @@ class Poller:
     async def _turn(self, session: aiohttp.ClientSession, key: Key, target: _Target, now: float) -> None:
         answered = await self._ask(session, target)
         target.unanswered = 0 if answered else target.unanswered + 1
-        target.answered = time.monotonic() if answered else target.answered
+        if answered:
+            target.answered = self._heard = self._clock()
         target.due = now + self._pause(target)
         if answered and answered != target.last and self._targets.get(key) is target:
             target.last = answered

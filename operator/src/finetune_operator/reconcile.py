@@ -14,7 +14,7 @@ from finetune_api.outcome import Reason
 from finetune_api.status import Status
 from finetune_operator import metrics, queueing, report
 from finetune_operator.cluster import Cluster, Key
-from finetune_operator.deadlines import Heard
+from finetune_operator.deadlines import Heard, spoke_before
 from finetune_operator.errors import ApiError, RefusedError
 from finetune_operator.events import Recorder
 from finetune_operator.evidence import Trouble
@@ -162,7 +162,9 @@ class Reconciler:
 
     def _retold(self, key: Key, seen: _Seen) -> Plan | None:
         """The plan, if it brings nothing but progress. What the API server knows better, it refuses with 409."""
-        decided = plan(seen.resource, seen.observed, self._hear(key, seen.observed), self._clock(), self._settings)
+        decided = plan(
+            seen.resource, seen.observed, self._hear(key, seen.resource, seen.observed), self._clock(), self._settings
+        )
         if decided.status is None:
             return None
         patch = merge_patch(seen.resource.get("status") or {}, decided.status.to_dict())
@@ -196,7 +198,7 @@ class Reconciler:
 
     async def _carry_out(self, key: Key, resource: Resource, observed: Observed) -> Plan | None:
         """Decide and act. A Job that is refused makes another plan: the one that says so."""
-        heard, now = self._hear(key, observed), self._clock()
+        heard, now = self._hear(key, resource, observed), self._clock()
         decided = plan(resource, observed, heard, now, self._settings)
         try:
             for action in decided.actions:
@@ -208,12 +210,13 @@ class Reconciler:
         self._patience.accepted(key)
         return None if any(isinstance(action, DeleteSelf) for action in decided.actions) else decided
 
-    def _hear(self, key: Key, observed: Observed) -> Heard:
+    def _hear(self, key: Key, resource: Resource, observed: Observed) -> Heard:
         """Follow the newest attempt's trainer: what it said last."""
         newest = observed.attempts[-1] if observed.attempts else None
         job_name, ip = (newest.job_name, newest.pod_ip) if newest else ("", None)
         self._poller.follow(key, job_name, ip)
-        return Heard(self._poller.last(key, job_name, ip), self._poller.silence(key, job_name, ip))
+        spoke = newest is not None and spoke_before(resource, newest)
+        return Heard(self._poller.last(key, job_name, ip), self._poller.silence(key, job_name, ip, spoke=spoke))
 
     async def _act(self, key: Key, resource: Resource, action: Action) -> None:
         (namespace, _), uid = key, resource["metadata"]["uid"]
