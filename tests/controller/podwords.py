@@ -141,6 +141,10 @@ class Ears(Poller):
         """See Poller."""
         return self._said[job_name][0] if ip and job_name in self._said else None
 
+    def in_vain(self, key: Key, job_name: str, ip: str | None) -> float | None:  # noqa: ARG002
+        """See Poller."""
+        return None
+
     def silence(self, key: Key, job_name: str, ip: str | None, *, spoke: bool = False) -> float | None:  # noqa: ARG002
         """See Poller."""
         return (self._clock() - self._said[job_name][1]).total_seconds() if ip and job_name in self._said else None

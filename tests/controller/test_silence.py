@@ -157,7 +157,7 @@ class Trainers:
         self.now = 0.0
         self.poller = Poller(3, lambda _: None, clock=lambda: self.now)
         for name in names:
-            self.poller.follow((KEY[0], name), name, "10.0.0.1")
+            self.poller.follow(self._key(name), name, "10.0.0.1")
         self._speaking = ""
         monkeypatch.setattr(self.poller, "_ask", self._ask)
 
@@ -166,16 +166,25 @@ class Trainers:
             Progress.model_validate({**TRAINING, "updated_at": self.now}) if target.job_name == self._speaking else None
         )
 
+    @staticmethod
+    def _key(name: str) -> tuple[str, str]:
+        """A name of capitals lies in another namespace."""
+        return ("elsewhere" if name.isupper() else KEY[0]), name
+
     def say(self, at: float, *names: str) -> None:
         """These answer then."""
         self.now = at
         for name in names:
-            self._speaking, key = name, (KEY[0], name)
+            self._speaking, key = name, self._key(name)
             run(self.poller._turn(None, key, self.poller._targets[key], at))  # type: ignore[arg-type]
+
+    def in_vain(self, name: str) -> float | None:
+        """See Poller."""
+        return self.poller.in_vain(self._key(name), name, "10.0.0.1")
 
     def silence(self, name: str, *, spoke: bool = False) -> float | None:
         """See Poller."""
-        return self.poller.silence((KEY[0], name), name, "10.0.0.1", spoke=spoke)
+        return self.poller.silence(self._key(name), name, "10.0.0.1", spoke=spoke)
 
 
 def test_one_is_silent_if_another_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,6 +196,22 @@ def test_one_is_silent_if_another_is_heard(monkeypatch: pytest.MonkeyPatch) -> N
     assert (trainers.silence("a"), trainers.silence("b")) == (0, 0)
     trainers.say(1000, "b")
     assert (trainers.silence("a"), trainers.silence("b")) == (990, 0)
+
+
+def test_a_wall_around_a_namespace_ends_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network policies are of a namespace: what answers elsewhere shows no way to who lives behind one."""
+    trainers = Trainers(monkeypatch, "a", "b", "c", "ELSE")
+    trainers.say(10, "a", "b", "ELSE")
+    trainers.say(1000, "ELSE")
+    assert [trainers.silence(name) for name in ("a", "b")] == [0, 0]
+    assert trainers.silence("c", spoke=True) == 1000, "a and b have answered since it was asked first"
+    assert trainers.in_vain("c") == 1000
+    lonely = Trainers(monkeypatch, "c", "ELSE")
+    lonely.say(1000, "ELSE")
+    assert (lonely.silence("c", spoke=True), lonely.in_vain("c")) == (0, None)
+    lonely.say(1010, "c")
+    lonely.say(2000, "ELSE")
+    assert lonely.silence("c") == 990
 
 
 def test_the_only_one_is_silent_if_it_was_heard(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +230,34 @@ def test_a_new_operator_counts_the_silence_of_who_spoke_to_the_last_one(monkeypa
     trainers.say(1000, "b")
     assert trainers.silence("a", spoke=True) == 1000
     assert trainers.silence("a") is None
+
+
+def test_asked_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who never answers, while another does; nobody is, where nobody does, and none who has answered."""
+    trainers = Trainers(monkeypatch, "a", "b")
+    trainers.now = 500
+    assert trainers.in_vain("a") is None
+    trainers.say(500, "b")
+    trainers.now = 600
+    assert (trainers.in_vain("a"), trainers.in_vain("b")) == (600, None)
+
+
+def test_a_container_that_never_answers_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong entrypoint, say, holds its GPUs no longer than startSeconds; a new operator waits as long again."""
+    world = World({"deadlines": {"startSeconds": 3600}})
+    running(world)
+    asked: list[float | None] = [None]
+    monkeypatch.setattr(world.ears, "in_vain", lambda *_: asked[0])
+    world.pass_time(100_000)
+    world.reconcile()
+    assert "reason" not in world.attempts[0]
+    asked[0] = 3599.0
+    assert world.reconcile() == 1
+    asked[0] = 3600.0
+    world.reconcile()
+    assert world.attempts[0]["reason"] == "StartDeadlineExceeded"
+    assert "has never answered" in world.attempts[0]["message"]
+    assert world.status["failures"] == 1
 
 
 def test_the_status_tells_who_has_spoken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,8 @@ class Heard:
     """Its last answer."""
     silent_seconds: float | None = None
     """How long ago that was; None where it has never answered."""
+    in_vain_seconds: float | None = None
+    """For how long it was asked and has never answered, where there is a way to it."""
 
 
 def spoke_before(resource: dict[str, Any], attempt: Attempt) -> bool:
@@ -132,14 +134,20 @@ def _stall(spec: Spec, facts: Attempt, heard: Heard, now: datetime) -> Clock | N
 
 
 def _start(spec: Spec, facts: Attempt, heard: Heard, now: datetime) -> Clock | None:
-    """Without a word of the trainer nothing is known of its steps; at a debugger's breakpoint none are taken."""
-    said, since = heard.progress, facts.running_since
-    if facts.stage is not Stage.TRAIN or since is None or said is None or spec.debug.debugpy or _has_stepped(said):
+    """A trainer that cannot be asked may be at any step; at a debugger's breakpoint none are taken."""
+    said, since, limit = heard.progress, facts.running_since, spec.deadlines.start_seconds
+    if facts.stage is not Stage.TRAIN or since is None or spec.debug.debugpy or (said and _has_stepped(said)):
         return None
-    limit = spec.deadlines.start_seconds
-    last = f": {said.message}" if said.message else ""
-    message = f"no step within spec.deadlines.startSeconds ({limit}) of its container's start; it is {said.phase}{last}"
-    return Clock(_left(limit, since, now), Ending(ClusterReason.START_DEADLINE_EXCEEDED, message, FollowUp.RETRY))
+    late = f"no step within spec.deadlines.startSeconds ({limit}) of its container's start"
+    left = _left(limit, since, now)
+    if said:
+        message = f"{late}; it is {said.phase}" + (f": {said.message}" if said.message else "")
+    elif heard.in_vain_seconds is not None:
+        left = max(left, limit - heard.in_vain_seconds)  # an operator that has just begun to ask waits as long
+        message = f"{late}; it has never answered, as other trainers do: is its entrypoint the trainer's?"
+    else:
+        return None
+    return Clock(left, Ending(ClusterReason.START_DEADLINE_EXCEEDED, message, FollowUp.RETRY))
 
 
 def _has_stepped(said: Progress) -> bool:

@@ -46,7 +46,9 @@ class Poller:
     ) -> None:
         self._seconds, self._changed, self._port, self._clock = seconds, changed, port, clock
         self._targets: dict[Key, _Target] = {}
-        self._heard = -math.inf  # when any trainer answered last
+        self._heard: dict[
+            str, float
+        ] = {}  # when a trainer of a namespace, and so of its network policies, answered last
 
     def follow(self, key: Key, job_name: str, ip: str | None) -> None:
         """The trainer of that Job runs at that address; None: nothing of it runs."""
@@ -66,7 +68,7 @@ class Poller:
     def silence(self, key: Key, job_name: str, ip: str | None, *, spoke: bool = False) -> float | None:
         """Seconds since that very trainer was last heard of; None if it never was.
 
-        Where other trainers run, and none of them was heard of since, it is we who hear nothing: 0.
+        Where others of its namespace run, and none of them was heard of since, it is we who hear nothing: 0.
 
         Args:
             key: Its FineTuneJob.
@@ -81,9 +83,20 @@ class Poller:
         since = target.answered if target.answered is not None else (target.since if spoke else None)
         if since is None:
             return None
-        others = any(other.answered is not None for name, other in self._targets.items() if name != key)
-        deaf = self._heard <= since if others else target.answered is None
+        near = (other for name, other in self._targets.items() if name[0] == key[0] and name != key)
+        others = any(other.answered is not None for other in near)
+        deaf = self._last_heard(key) <= since if others else target.answered is None
         return 0.0 if deaf else self._clock() - since
+
+    def in_vain(self, key: Key, job_name: str, ip: str | None) -> float | None:
+        """Seconds for which that very trainer was asked and has never answered, where others of its namespace have."""
+        target = self._targets.get(key)
+        same = target is not None and (target.job_name, target.ip) == (job_name, ip)
+        unheard = same and target is not None and target.answered is None and self._last_heard(key) > target.since
+        return self._clock() - target.since if unheard and target else None
+
+    def _last_heard(self, key: Key) -> float:
+        return self._heard.get(key[0], -math.inf)
 
     async def run(self) -> None:
         """Poll for ever. Each question is a task of its own: who does not answer holds nobody else up."""
@@ -108,7 +121,7 @@ class Poller:
         answered = await self._ask(session, target)
         target.unanswered = 0 if answered else target.unanswered + 1
         if answered:
-            target.answered = self._heard = self._clock()
+            target.answered = self._heard[key[0]] = self._clock()
         target.due = now + self._pause(target)
         if answered and answered != target.last and self._targets.get(key) is target:
             target.last = answered

@@ -216,7 +216,8 @@ class Reconciler:
         job_name, ip = (newest.job_name, newest.pod_ip) if newest else ("", None)
         self._poller.follow(key, job_name, ip)
         spoke = newest is not None and spoke_before(resource, newest)
-        return Heard(self._poller.last(key, job_name, ip), self._poller.silence(key, job_name, ip, spoke=spoke))
+        who = key, job_name, ip
+        return Heard(self._poller.last(*who), self._poller.silence(*who, spoke=spoke), self._poller.in_vain(*who))
 
     async def _act(self, key: Key, resource: Resource, action: Action) -> None:
         (namespace, _), uid = key, resource["metadata"]["uid"]
