@@ -29,9 +29,9 @@ def holder(plane: ControlPlane) -> str:
     return str(found[0]["spec"].get("holderIdentity") or "") if found else ""
 
 
-def replica(plane: ControlPlane, folder: Path, name: str) -> Operator:
+def replica(plane: ControlPlane, folder: Path, name: str, **settings: str) -> Operator:
     """One replica by that name."""
-    return Operator(plane, folder / f"{name}.log", pod_name=name)
+    return Operator(plane, folder / f"{name}.log", pod_name=name, **settings)
 
 
 def writes(plane: ControlPlane, who: str, *, since: int = 0) -> list[dict[str, Any]]:
@@ -47,11 +47,15 @@ def writes(plane: ControlPlane, who: str, *, since: int = 0) -> list[dict[str, A
 
 @pytest.mark.parametrize(("number", "promised"), [(signal.SIGKILL, 20.0), (signal.SIGTERM, 5.0)])
 def test_the_other_takes_over(own_plane: ControlPlane, tmp_path: Path, number: signal.Signals, promised: float) -> None:
-    """A killed leader is replaced when its Lease is over, one that ends in order at once; a stage has one Job."""
-    with replica(own_plane, tmp_path, "one") as one:
+    """A killed leader is replaced when its Lease is over, one that ends in order at once; a stage has one Job.
+
+    The latter has a Lease of a minute here: who only waits for its end comes too late.
+    """
+    long = {"lease_seconds": "60", "lease_renew_seconds": "40"} if number is signal.SIGTERM else {}
+    with replica(own_plane, tmp_path, "one", **long) as one:
         one.wait_until_ready()
         wait_for("a leader", lambda: holder(own_plane) == "one")
-        with replica(own_plane, tmp_path, "two") as two:
+        with replica(own_plane, tmp_path, "two", **long) as two:
             two.wait_until_ready()  # a standby is ready
             assert "finetune_leader 0.0" in two.answer("/metrics")[1]
             own_plane.apply(*(job(f"before-{n}") for n in range(3)))
