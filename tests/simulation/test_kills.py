@@ -40,7 +40,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "gang": {"resources": {"gpus": 1, "nodes": 2}},
     "brief": {TTL: 0},  # the operator deletes it when it has ended
     "late": {  # its pod finds no node: the operator gives up and suspends its Job
-        "deadlines": {"pendingSeconds": 5},
+        "deadlines": {"pendingSeconds": 15},  # of its prepare, too, which finds one on a busy machine
         "resources": {"gpus": 1, "nodeSelector": {"there-is": "none"}},
     },
 }
