@@ -182,6 +182,16 @@ def test_strings_of_columns_that_are_no_text(suffix: str, tmp_path: Path) -> Non
     assert str(found[1]) == "is not UTF-8: it has the byte 0xff"
 
 
+def test_a_time_that_no_calendar_has(tmp_path: Path) -> None:
+    """Beyond the year 9999, in a column that may not even be wanted: its row is named, and the next one read."""
+    times = pa.array([2**60, 0], type=pa.timestamp("us"))
+    parquet.write_table(pa.table({"text": ["one", "two"], "at": times}), tmp_path / "r.parquet")
+    first, second = [record.row for record in read_records(tmp_path / "r.parquet")]
+    assert isinstance(first, RowError)
+    assert "cannot be read" in str(first)
+    assert not isinstance(second, RowError)
+
+
 BROKEN = {
     "an array that ends early": ("r.json", b'[{"a": 1},\n{"a": "', 2, "the file ends within the JSON array"),
     "an array without its end": ("r.json", b'[{"a": 1}\n', 2, "the file ends within the JSON array"),
@@ -189,7 +199,8 @@ BROKEN = {
     "an array without a comma": ("r.json", b'[{"a": 1}\n{"a": 1}]', 2, "',' should follow here"),
     "more behind an array": ("r.json", b'[{"a": 1}]\n{}', 2, "more text follows"),
     "an array with a number that is too long": ("r.json", b'[{"a": ' + DIGITS + b"}]", 1, "a number of more digits"),
-    "a cell whose quotes never close": ("r.csv", b'a,b\n1,2\n3,"4\n' + b"5,6\n" * 100, 3, "never ends"),
+    "a cell whose quotes never close": ("r.csv", b'a,b\n1,2\n3,"4\n' + b"5,6\n" * 100, 3, "does not end in this row"),
+    "a cell that the next quote ends": ("r.csv", b'a\nb\n"c\nd\ne\n"f"\ng\n', 3, "does not end in this row"),
     "a column twice": ("r.csv", b"a,b,a\n1,2,3\n", 1, "the column 'a' twice"),
     "gzip that breaks off": ("r.jsonl.gz", gzip.compress(pair() * 9)[:-30], 0, "cannot be read on"),
     "what is no gzip": ("r.jsonl.gz", pair(), 0, "cannot be read on"),

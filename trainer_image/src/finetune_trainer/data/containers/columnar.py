@@ -45,10 +45,10 @@ def _records(batches: Iterable[Any]) -> Iterator[Record]:
 
 
 def _objects(rows: Any) -> list[Any]:
-    """The rows as objects; in the place of one whose strings are no text, what is wrong with it."""
+    """The rows as objects; in the place of one that has a value Python cannot hold, what is wrong with it."""
     try:
         return list(rows.to_pylist())
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, OverflowError):
         return [found for number in range(rows.num_rows) for found in _object(rows.slice(number, 1))]
 
 
@@ -57,6 +57,8 @@ def _object(row: Any) -> list[Any]:
         return list(row.to_pylist())
     except UnicodeDecodeError as error:
         return [RowError(f"is not UTF-8: it has the byte 0x{error.object[error.start]:02x}", Kind.NOT_UTF8)]
+    except OverflowError as error:  # a time beyond the year 9999
+        return [RowError(f"has a value that cannot be read: {error}", Kind.UNREADABLE)]
 
 
 def _without_null(value: Any) -> Any:

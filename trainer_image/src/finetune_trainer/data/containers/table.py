@@ -29,8 +29,8 @@ def read(path: Path) -> Iterator[Record]:
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                if "unexpected end of data" in str(error):
-                    message = "a cell in quotes begins in this row and never ends, so no row below it can be told"
+                if "unexpected end of data" in str(error) or reader.line_num > line + 1:
+                    message = f"a cell in quotes does not end in this row, so no row below it can be told ({error})"
                     raise BrokenFileError(line + 1, message) from None
                 yield Record(line + 1, b"", RowError(f"is not valid CSV: {error}", Kind.UNREADABLE))
             else:
