@@ -92,7 +92,7 @@ class ClusterReason(StrEnum):
     QUOTA_EXCEEDED = "QuotaExceeded"
     NAME_CONFLICT = "NameConflict"
     WEBHOOK_UNAVAILABLE = "WebhookUnavailable"
-    """An admission webhook of somebody else gives no answer, so that no Job or no pod can be created."""
+    """An admission webhook of somebody else gives no answer, so that no Job or pod can be created or changed."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     PENDING_DEADLINE_EXCEEDED = "PendingDeadlineExceeded"
     START_DEADLINE_EXCEEDED = "StartDeadlineExceeded"

@@ -46,9 +46,8 @@ class Poller:
     ) -> None:
         self._seconds, self._changed, self._port, self._clock = seconds, changed, port, clock
         self._targets: dict[Key, _Target] = {}
-        self._heard: dict[
-            str, float
-        ] = {}  # when a trainer of a namespace, and so of its network policies, answered last
+        self._heard: dict[str, float] = {}
+        """When a trainer of a namespace, and so behind its network policies, answered last."""
 
     def follow(self, key: Key, job_name: str, ip: str | None) -> None:
         """The trainer of that Job runs at that address; None: nothing of it runs."""
@@ -62,8 +61,8 @@ class Poller:
 
     def last(self, key: Key, job_name: str, ip: str | None) -> Progress | None:
         """What that very trainer said last."""
-        target = self._targets.get(key)
-        return target.last if target and (target.job_name, target.ip) == (job_name, ip) else None
+        target = self._target(key, job_name, ip)
+        return target.last if target else None
 
     def silence(self, key: Key, job_name: str, ip: str | None, *, spoke: bool = False) -> float | None:
         """Seconds since that very trainer was last heard of; None if it never was.
@@ -77,8 +76,8 @@ class Poller:
             spoke: It has answered an operator before this one. Then it counts from when this one asked first, once
                 another trainer's answer shows that there is a way to them.
         """
-        target = self._targets.get(key)
-        if target is None or (target.job_name, target.ip) != (job_name, ip):
+        target = self._target(key, job_name, ip)
+        if target is None:
             return None
         since = target.answered if target.answered is not None else (target.since if spoke else None)
         if since is None:
@@ -90,10 +89,14 @@ class Poller:
 
     def in_vain(self, key: Key, job_name: str, ip: str | None) -> float | None:
         """Seconds for which that very trainer was asked and has never answered, where others of its namespace have."""
+        target = self._target(key, job_name, ip)
+        if target is None or target.answered is not None or self._last_heard(key) <= target.since:
+            return None
+        return self._clock() - target.since
+
+    def _target(self, key: Key, job_name: str, ip: str | None) -> _Target | None:
         target = self._targets.get(key)
-        same = target is not None and (target.job_name, target.ip) == (job_name, ip)
-        unheard = same and target is not None and target.answered is None and self._last_heard(key) > target.since
-        return self._clock() - target.since if unheard and target else None
+        return target if target and (target.job_name, target.ip) == (job_name, ip) else None
 
     def _last_heard(self, key: Key) -> float:
         return self._heard.get(key[0], -math.inf)

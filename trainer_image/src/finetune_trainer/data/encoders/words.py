@@ -77,6 +77,6 @@ def _words(words: Sequence[str], encoding: Any) -> list[int | None]:
     found: list[int | None] = []
     for is_special, (start, end) in zip(special, spans, strict=True):
         word = int(np.searchsorted(ends, end - 1))
-        blank = end <= start or is_special or end - 1 == ends[min(word, len(ends) - 1)]
+        blank = end <= start or is_special or end - 1 == ends[word]
         found.append(None if blank else word)
     return found
