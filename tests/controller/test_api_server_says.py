@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import kopf
 import pytest
 from aiohttp import web
@@ -130,7 +131,8 @@ async def heard_on(handler: Handler) -> AsyncIterator[tuple[Any, list[str], list
         return await handler(request)
 
     async with served(noted) as url:
-        session = listening.session(kopf.ConnectionInfo(server=url, token="t"), "agent", heard.append)
+        listener = listening.Listener(heard.append, lambda path: heard.append(f"refused {path}"))
+        session = listening.session(kopf.ConnectionInfo(server=url, token="t"), "agent", listener)
         assert session.server == url
         async with session.aiohttp_session as client:
             yield SimpleNamespace(get=lambda path: client.get(url + path)), heard, agents
@@ -180,6 +182,19 @@ async def test_a_list_is_heard_at_once() -> None:
     async with heard_on(listed) as (client, heard, _), client.get("/api/v1/pods?limit=500") as answer:
         assert heard[:1] == ["/api/v1/pods"]
         assert await answer.json() == {"items": []}
+
+
+async def test_what_is_forbidden_is_asked_for_again() -> None:
+    """Kopf ends a watch for good that it has no right to. As an error of the connection, it is one to try again."""
+
+    async def forbidden(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"message": "no"}, status=403)
+
+    async with heard_on(forbidden) as (client, heard, _):
+        for path in ("/api/v1/pods?limit=500", "/api/v1/pods?watch=true"):
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await client.get(path)
+        assert heard == ["refused /api/v1/pods"] * 2
 
 
 @pytest.mark.parametrize("code", [410, 429, 500])

@@ -161,6 +161,46 @@ async def test_missing_object_is_none() -> None:
     assert await adapter.job(KEY) is None
 
 
+FORBIDDEN = (403, {"reason": "Forbidden", "message": "no"})
+ONE = (200, {"items": [{"n": 1}], "metadata": {}})
+
+
+async def listed(adapter: ApiCluster, *namespaces: str) -> list[dict[str, Any]]:
+    """Everything that a survey would see."""
+    return [item async for page in adapter.pages("finetunejobs", namespaces) for item in page]
+
+
+async def test_a_namespace_that_may_not_be_read_hides_no_other() -> None:
+    """It may have been deleted, and the Role with it; what was in it counts as gone until it can be read again."""
+    adapter, _ = cluster(ONE, FORBIDDEN, ONE, FORBIDDEN, ONE, ONE, ONE, FORBIDDEN)
+    assert len(await listed(adapter, "a", "research", "c")) == 2
+    assert await adapter.job(KEY) is None
+    assert len(await listed(adapter, "a", "research", "c")) == 3
+    with pytest.raises(ApiError, match="403"):  # of a namespace that can be read, nobody knows what that means
+        await adapter.job(KEY)
+
+
+async def test_without_rights_in_the_whole_cluster_nothing_is_listed() -> None:
+    """Nothing found would mean that every job is gone."""
+    adapter, _ = cluster(FORBIDDEN)
+    with pytest.raises(ApiError, match="403"):
+        await listed(adapter)
+
+
+@pytest.mark.parametrize(
+    ("answers", "starts"),
+    [([ONE, FORBIDDEN], True), ([FORBIDDEN, ONE], True), ([FORBIDDEN, FORBIDDEN], False), ([ONE, (500, {})], False)],
+)
+async def test_it_starts_where_one_namespace_can_be_read(answers: list[Any], starts: bool) -> None:
+    """With no right to any, rather the installation is wrong; another error may be over in a moment."""
+    adapter, _ = cluster(*answers)
+    if starts:
+        await adapter.check(("a", "b"))
+    else:
+        with pytest.raises(ApiError):
+            await adapter.check(("a", "b"))
+
+
 async def test_an_answer_that_is_no_json_is_an_api_error() -> None:
     """A proxy's error page must not look like a bug of ours."""
     adapter, client = cluster((502, {}))

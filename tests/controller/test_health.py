@@ -54,6 +54,19 @@ def test_a_quiet_cluster_is_no_trouble() -> None:
     assert set(lived(3600)[1]) == {200}
 
 
+def test_a_watch_without_a_right_to_it_is_no_trouble() -> None:
+    """Its namespace is gone, and a restart would mend nothing. It is listened to anew from its first byte on."""
+    clock = Clock()
+    health = Health(clock)
+    health.heard(JOBS)
+    assert (health.refused(JOBS), health.refused(JOBS)) == (True, False)
+    for second in range(600):
+        clock.now += 1
+        if second % 2 == 0:
+            health.answered()
+        assert alive(health) == 200
+
+
 def test_who_asks_for_more_is_told_what_is_listened_to() -> None:
     """Each watch, and how long ago it brought something."""
     clock = Clock()

@@ -37,6 +37,21 @@ class Release:
         return f"system:serviceaccount:{self.name}-system:{self.name}-finetune-operator"
 
     @property
+    def rights(self) -> list[Resource]:
+        """Its account, roles and bindings."""
+        kinds = ("ServiceAccount", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
+        return [found for found in self.objects if found["kind"] in kinds]
+
+    @property
+    def spaces(self) -> list[Resource]:
+        """The namespaces that it wants to be there."""
+        named = {found["metadata"].get("namespace", self.name) for found in self.rights}
+        return [
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": each}}
+            for each in sorted({self.name, *named})
+        ]
+
+    @property
     def grants(self) -> set[Grant]:
         """Everything that its roles grant."""
         return {
@@ -72,10 +87,10 @@ class Release:
         return Release(self.name, objects)
 
 
-def release(name: str, *, cluster_wide: bool) -> Release:
-    """Render the chart."""
+def release(name: str, *also: str, cluster_wide: bool) -> Release:
+    """Render the chart; it serves the cluster, or the namespace of the release's name and those other ones."""
     helm = binaries.ensure(Paths.default(), ("tools",)) / "helm"
-    values = ["crds.enabled=false", *([] if cluster_wide else [f"watchNamespaces={{{name}}}"])]
+    values = ["crds.enabled=false", *([] if cluster_wide else [f"watchNamespaces={{{','.join((name, *also))}}}"])]
     sets = [part for value in values for part in ("--set", value)]
     command = [helm, "template", name, REPOSITORY / "charts" / "finetune-operator", "--namespace", f"{name}-system"]
     text = subprocess.run([*command, *sets], capture_output=True, text=True, check=True).stdout
@@ -85,12 +100,7 @@ def release(name: str, *, cluster_wide: bool) -> Release:
 @contextmanager
 def installed(plane: ControlPlane, chart: Release, folder: Path) -> Iterator[tuple[Operator, Operator]]:
     """Account, roles and bindings on the control plane, and two replicas that have nothing else; not started yet."""
-    spaces = [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-        for name in (chart.name, f"{chart.name}-system")
-    ]
-    kinds = ("ServiceAccount", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
-    plane.apply(*spaces, *(found for found in chart.objects if found["kind"] in kinds))
+    plane.apply(*chart.spaces, *chart.rights)
     for namespace, resource in ((chart.name, "pods"), (f"{chart.name}-system", "leases")):
         who = ("auth", "can-i", "--list", f"--as={chart.account}", "-n", namespace)
         wait_for("the roles to hold", lambda who=who, resource=resource: resource in plane.kubectl(*who))
@@ -108,7 +118,7 @@ def installed(plane: ControlPlane, chart: Release, folder: Path) -> Iterator[tup
         stack.callback(second.kill)
         yield first, second
     # gone before the next comes: what is created in a namespace that ends is refused, whatever one's rights
-    plane.kubectl("delete", "namespace", chart.name, f"{chart.name}-system", timeout=120)
+    plane.kubectl("delete", "namespace", *(space["metadata"]["name"] for space in chart.spaces), timeout=120)
 
 
 class RefusedError(Exception):

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
@@ -21,6 +23,7 @@ from finetune_operator.evidence import WEBHOOK_FAILED
 from finetune_operator.fence import Fence, FencedError
 from finetune_operator.observe import controller_uid
 
+_logger = logging.getLogger(__name__)
 Resource = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and name of a FineTuneJob."""
@@ -34,13 +37,16 @@ class Cluster(Protocol):
     """Everything that the operator reads and writes."""
 
     async def check(self, namespaces: tuple[str, ...]) -> None:
-        """Raise ApiError where FineTuneJobs cannot be listed in these namespaces; in the cluster if there are none."""
+        """Raise ApiError where FineTuneJobs can be listed in none of these namespaces; without any, in the cluster."""
 
     def pages(self, kind: str, namespaces: tuple[str, ...]) -> AsyncIterator[list[Resource]]:
-        """All FineTuneJobs, or all Jobs or Pods of ours (`jobs`, `pods`), as long lists as the API server gives."""
+        """All FineTuneJobs, or all Jobs or Pods of ours (`jobs`, `pods`), as long lists as the API server gives.
+
+        A namespace that may not be read is left out, where others or it are named: it may have been deleted.
+        """
 
     async def job(self, key: Key) -> Resource | None:
-        """The FineTuneJob, or None if there is none."""
+        """The FineTuneJob, or None if there is none, or none any more that may be read."""
 
     async def children(self, namespace: str, uid: str) -> tuple[list[Resource], list[Resource]]:
         """Jobs and Pods that carry the FineTuneJob's uid as a label; Jobs are read first."""
@@ -80,6 +86,8 @@ class ApiCluster:
         self.answered: Callable[[], None] = lambda: None
         """Called whenever the API server gave what it was asked for."""
         self._timeout = aiohttp.ClientTimeout(total=request_seconds)
+        self._closed: set[str] = set()
+        """Namespaces that could not be read when they were last listed: their Roles went with them, as a rule."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -100,19 +108,23 @@ class ApiCluster:
 
     async def check(self, namespaces: tuple[str, ...]) -> None:  # noqa: D102 - see Cluster
         for namespace in namespaces or (None,):
-            await self._call("GET", _list_path(names.PLURAL, namespace) + "?limit=1")
+            with self._closing(namespace):
+                await self._call("GET", _list_path(names.PLURAL, namespace) + "?limit=1")
+        if namespaces and self._closed.issuperset(namespaces):
+            raise ApiError(403, "Forbidden", f"no right to FineTuneJobs in any of {', '.join(namespaces)}")
 
     async def pages(self, kind: str, namespaces: tuple[str, ...]) -> AsyncIterator[list[Resource]]:  # noqa: D102
         ours = {} if kind == names.PLURAL else {"labelSelector": f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"}
         for namespace in namespaces or (None,):
-            async for page in self._pages(_list_path(kind, namespace), **ours):
-                yield page
+            with self._closing(namespace):
+                async for page in self._pages(_list_path(kind, namespace), **ours):
+                    yield page
 
     async def job(self, key: Key) -> Resource | None:  # noqa: D102
         try:
             return await self._call("GET", _jobs_path(*key))
         except ApiError as error:
-            if error.status == 404:
+            if error.status == 404 or (error.status == 403 and key[0] in self._closed):
                 return None
             raise
 
@@ -191,6 +203,19 @@ class ApiCluster:
         """GET, POST or PUT a Lease."""
         path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         return await self._call(verb, path if verb == "POST" else f"{path}/{name}", body)
+
+    @contextmanager
+    def _closing(self, namespace: str | None) -> Iterator[None]:
+        """List within a namespace; one that may not be read brings nothing, and is told about."""
+        try:
+            yield
+        except ApiError as error:
+            if namespace is None or error.status != 403:
+                raise
+            _logger.warning("namespace %s is left out, until it can be read: %s", namespace, error.message)
+            self._closed.add(namespace)
+        else:
+            self._closed.discard(namespace or "")
 
     async def _list(self, path: str, **query: str) -> list[Resource]:
         """All pages of a list."""

@@ -41,6 +41,10 @@ class Health:
         self._watches[watch] = self._clock()
         self.answered()
 
+    def refused(self, watch: str) -> bool:
+        """There is no right to that watch; returns whether it was listened to. A restart would mend nothing."""
+        return self._watches.pop(watch, None) is not None
+
     def dead(self) -> list[str]:
         """Watches that brought nothing for long although the API server answered all the time.
 

@@ -2,9 +2,15 @@
 
 Kopf swallows bookmarks, and an Event handler hears nothing on a quiet cluster. But each watch brings a bookmark every
 minute, so one on which no byte arrives for minutes is dead, whatever its connection and its task look like.
+
+Kopf also ends a watch that it has no right to any more, for good. Of several namespaces one may be deleted, and its
+Roles with it, so such a watch is asked for again and again: then the others go on, and it does when it is back.
 """
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -13,7 +19,19 @@ import kopf
 from finetune_api import names
 
 WATCHED = (names.PLURAL, "jobs", "pods")
-Heard = Callable[[str], None]
+_REFUSED_SECONDS = 20  # at most: less than a request may take
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who wants to know. What is called gets a URL's path."""
+
+    heard: Callable[[str], None]
+    """Bytes of an answer arrived."""
+    refused: Callable[[str], None]
+    """There is no right to list or watch this."""
+    listed: Callable[[], None] = lambda: None
+    """A list begins to arrive."""
 
 
 class _Ears:
@@ -31,26 +49,26 @@ class _Ears:
             yield data
 
 
-def session(
-    connection: kopf.ConnectionInfo, agent: str, heard: Heard, listed: Callable[[], None] = lambda: None
-) -> kopf.AiohttpSession:
-    """A session for kopf, which closes it.
-
-    Args:
-        connection: Where the API server is and how to log in.
-        agent: The user agent.
-        heard: Called with a URL's path whenever bytes of an answer arrive.
-        listed: Called when a list begins to arrive.
-    """
+def session(connection: kopf.ConnectionInfo, agent: str, listener: Listener) -> kopf.AiohttpSession:
+    """A session for kopf, which closes it; `connection` says where the API server is and how to log in."""
+    refusals: Counter[str] = Counter()
 
     class Response(aiohttp.ClientResponse):
         async def start(self, connection: Any) -> aiohttp.ClientResponse:
             result = await super().start(connection)
-            if self.status == 200 and self.url.name in WATCHED:  # kopf asks which kinds there are, too, and only once
+            if self.url.name not in WATCHED:  # kopf asks which kinds there are, too, and only once
+                return result
+            if self.status == 403:
+                listener.refused(self.url.path)
+                refusals[self.url.path] += 1  # the first ones may come from an API server that has just started
+                await asyncio.sleep(min(refusals[self.url.path] - 1, _REFUSED_SECONDS))
+                raise aiohttp.ClientConnectionError("there is no right to it now; kopf asks again after this error")
+            if self.status == 200:
+                refusals.pop(self.url.path, None)
                 if "watch" not in self.url.query:
-                    heard(self.url.path)  # a list; of a watch only what it brings counts
-                    listed()
-                self.content = _Ears(self.content, lambda: heard(self.url.path))  # type: ignore[assignment]
+                    listener.heard(self.url.path)  # a list; of a watch only what it brings counts
+                    listener.listed()
+                self.content = _Ears(self.content, lambda: listener.heard(self.url.path))  # type: ignore[assignment]
             return result
 
     return kopf.AiohttpSession(

@@ -67,8 +67,7 @@ class Ears:
     leads: Callable[[], bool]
     queue: WorkQueue[Key]
     reconciler: Reconciler
-    heard: listening.Heard
-    listed: Callable[[], None]
+    listener: listening.Listener
 
     def tell(self, type: str | None, namespace: str | None, name: str, lane: Lane = Lane.NEWS) -> None:  # noqa: A002 - kopf's
         """Something happened to that FineTuneJob, or to what belongs to it.
@@ -86,9 +85,7 @@ def registry(ears: Ears, cluster: ApiCluster) -> kopf.OperatorRegistry:
 
     @kopf.on.login(registry=result)
     async def login(**_: Any) -> kopf.AiohttpSession:
-        return listening.session(
-            kopf.ConnectionInfo(**await cluster.credentials()), cluster.agent, ears.heard, ears.listed
-        )
+        return listening.session(kopf.ConnectionInfo(**await cluster.credentials()), cluster.agent, ears.listener)
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=result)
     async def on_job(namespace: str | None, name: str | None, type: str | None, event: Any, **_: Any) -> None:  # noqa: A002 - kopf's
@@ -110,14 +107,19 @@ def registry(ears: Ears, cluster: ApiCluster) -> kopf.OperatorRegistry:
     return result
 
 
-def _heard(state: health.Health) -> listening.Heard:
-    """Who wants to know that a watch brought something, a bookmark included."""
+def _listener(state: health.Health, survey: Survey) -> listening.Listener:
+    """What becomes of what the watches bring, bookmarks included, and of those that bring nothing any more."""
 
     def heard(path: str) -> None:
         state.heard(path)
         metrics.watch_heard(path)
 
-    return heard
+    def refused(path: str) -> None:
+        if state.refused(path):
+            _logger.warning("there is no right to watch %s any more; it is asked for again until there is", path)
+            survey.want()  # which finds out what else cannot be read
+
+    return listening.Listener(heard, refused, survey.want)
 
 
 async def run(settings: Settings) -> int:
@@ -155,7 +157,7 @@ async def run(settings: Settings) -> int:
             _as_leader(elector, survey.run, lambda: settings.resync_seconds * random.uniform(0.8, 1.2)), name="survey"
         ),
     ]
-    ears = Ears(elector.leading.is_set, queue, reconciler, _heard(state), survey.want)
+    ears = Ears(elector.leading.is_set, queue, reconciler, _listener(state, survey))
     watches = asyncio.create_task(_watch(settings, registry(ears, cluster), cluster, stop, ready), name="watches")
     try:
         done, _ = await asyncio.wait([watches, *parts], return_when=asyncio.FIRST_COMPLETED)
