@@ -3,7 +3,7 @@
 A case is YAML text, because part of what is judged is how scalars are read.
 """
 
-from tests.api import cases_groups, cases_parallelism, cases_queue, taskcases
+from tests.api import cases_groups, cases_parallelism, cases_place, cases_queue, taskcases
 from tests.api.cases_output import ACCEPTED as ACCEPTED_OUTPUTS
 from tests.api.cases_output import REFUSED as REFUSED_OUTPUTS
 from tests.api.jobtext import Case
@@ -13,11 +13,11 @@ ACCEPTED = [
     *ACCEPTED_OUTPUTS,
     *cases_groups.ACCEPTED,
     *cases_parallelism.ACCEPTED,
+    *cases_place.ACCEPTED,
     *cases_queue.ACCEPTED,
     Case("the smallest job", _job()),
     Case("a decimal string in quotes", _job('training: {learningRate: "2e-4"}')),
     Case("a decimal string without an exponent", _job("training: {learningRate: '0.001', weightDecay: '0.01'}")),
-    Case("an integer as a quantity", _job("resources: {gpus: 0, cpu: 2, memory: 6Gi}")),
     Case("a null object takes its defaults", _job("training: null")),
     Case("a null number takes its default", _job("training: {epochs: null}")),
     Case("quantization with QLoRA", _job("method: {type: QLoRA, quantization: {doubleQuantization: false}}")),
@@ -97,6 +97,7 @@ REFUSED = [
     *REFUSED_OUTPUTS,
     *cases_groups.REFUSED,
     *cases_parallelism.REFUSED,
+    *cases_place.REFUSED,
     *cases_queue.REFUSED,
     Case("no model", _job(model="").replace("  model: {}\n", ""), "spec.model"),
     Case("no model uri", _job(model="revision: main"), "spec.model.uri"),
@@ -372,9 +373,7 @@ REFUSED = [
     Case("a divergence of one step", _job("training: {divergence: {steps: 1}}"), "spec.training.divergence.steps"),
     Case("a hang of no time", _job("training: {hangTimeoutSeconds: 0}"), "spec.training.hangTimeoutSeconds"),
     Case("too many GPUs", _job("resources: {gpus: 1000}"), "spec.resources.gpus"),
-    Case("a quantity that is none", _job("resources: {memory: lots}"), "spec.resources.memory"),
     Case("an address with the end of a line", _job(output='uri: "s3://adapters/bot\\n"'), "spec.output.uri"),
-    Case("a quantity with the end of a line", _job('resources: {memory: "8Gi\\n"}'), "spec.resources.memory"),
     Case("a GPU resource without a domain", _job("resources: {gpuResource: gpu}"), "spec.resources.gpuResource"),
     Case(
         "an unknown taint effect",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from localcluster.errors import CommandFailedError
 from tests.api import evaluation_cases
 from tests.api.cases import ACCEPTED, REFUSED, Case
 
@@ -65,17 +66,42 @@ def test_immutable_but_for_the_named_fields(server) -> None:  # type: ignore[no-
         command = ["kubectl", "-n", NAMESPACE, "patch", "ftj", "case", "--type=merge", "-p", json.dumps({"spec": spec})]
         return subprocess.run(command, env=server.environment, capture_output=True, text=True, check=False)
 
-    for spec in ({"method": {"rank": 8}}, {"training": {"epochs": 9}}, {"output": {"uri": "s3://adapters/other"}}):
+    changed = ({"method": {"rank": 8}}, {"training": {"epochs": 9}}, {"output": {"uri": "s3://adapters/other"}})
+    added = ({"image": "registry.example/trainer:2"}, {"serviceAccountName": "else"}, {"queueName": "team"})
+    for spec in (*changed, *added[:2]):
         answer = patch(spec)
         assert answer.returncode != 0
         assert f"{next(iter(spec))} is immutable; create a new FineTuneJob" in answer.stderr
+    assert "queueName changes only while suspend is true" in patch(added[2]).stderr
     for spec in (
         {"suspend": True},
+        added[2],
+        {"queueName": None},
         {"retries": 7},
         {"deadlines": {"activeSeconds": 60}},
         {"ttlSecondsAfterFinished": 60},
     ):
         assert patch(spec).returncode == 0
+
+
+def test_what_may_be_missing_is_neither_taken_away_nor_replaced(server) -> None:  # type: ignore[no-untyped-def]
+    """A rule of the spec holds these: a field's own rule says nothing where the field comes or goes."""
+    given = {"image": "registry.example/trainer:1", "serviceAccountName": "trainer", "queueName": "team"}
+    text = ACCEPTED[0].text.replace("name: case", "name: given") + "".join(f"  {k}: {v}\n" for k, v in given.items())
+    server.kubectl("-n", NAMESPACE, "create", "-f", "-", stdin=text)
+    for field in given:
+        for value in ("null", '"else"'):
+            command = (
+                "-n",
+                NAMESPACE,
+                "patch",
+                "ftj",
+                "given",
+                "--type=merge",
+                f'-p={{"spec": {{"{field}": {value}}}}}',
+            )
+            with pytest.raises(CommandFailedError, match=f"{field} (is immutable|changes only while suspend is true)"):
+                server.kubectl(*command)
 
 
 def test_unseen_object_reads_as_not_observed(server) -> None:  # type: ignore[no-untyped-def]

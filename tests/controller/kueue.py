@@ -105,7 +105,7 @@ class QueuedWorld(World):
             return
         await super().set_suspend(namespace, name, suspend=suspend)
 
-    async def refusals(self, namespace: str, job_uid: str, reason: str = "FailedCreate") -> list[str]:
+    async def events_about(self, namespace: str, uid: str, reason: str = "") -> list[dict[str, Any]]:
         """Kueue tells on the Job why it stopped it."""
         assert namespace == KEY[0]
-        return self.stops.get(job_uid, []) if reason == "Stopped" else []
+        return [{"message": said} for said in self.stops.get(uid, [])] if reason == "Stopped" else []

@@ -54,7 +54,7 @@ async def test_a_failed_watch_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -
         """The API server answers."""
 
     monkeypatch.setattr(main.kopf, "spawn_tasks", spawn_tasks)
-    monkeypatch.setattr(main, "wait_for_api", there)
+    monkeypatch.setattr(main, "_wait_for_api", there)
     nobody: Any = None
     with pytest.raises(RuntimeError, match="the stream said 500"):
         await asyncio.wait_for(main._watch(SETTINGS, nobody, nobody, asyncio.Event(), asyncio.Event()), 20)

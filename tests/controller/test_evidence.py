@@ -191,6 +191,47 @@ def test_unschedulable_speaks_with_the_schedulers_words() -> None:
     assert (world.condition()["reason"], world.condition()["message"]) == ("Unschedulable", said)
 
 
+SANDBOX = "Failed to create pod sandbox: plugin failed to set up network for %s"
+
+
+@pytest.mark.parametrize(
+    ("kind", "event", "message", "reason"),
+    [
+        ("Warning", "FailedMount", 'MountVolume.SetUp failed for volume "data"', "VolumeMountFailed"),
+        ("Warning", "FailedAttachVolume", "Multi-Attach error", "VolumeMountFailed"),
+        ("Warning", "FailedCreatePodSandBox", SANDBOX % ("ab12" * 16), "Unknown"),
+        ("Normal", "Pulling", "Pulling image", "Starting"),
+        ("Warning", "FailedScheduling", "0/1 nodes are available", "Starting"),
+    ],
+)
+def test_a_node_that_cannot_prepare_the_pod_says_so_in_events(
+    kind: str, event: str, message: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is in the pod's status. Only the newest counts, and it is asked for when the start is slow."""
+    world = World()
+    pod = waiting(world)
+    pod["spec"]["nodeName"] = "node-1"
+    asked: list[tuple[str, ...]] = []
+    tries = iter(["ab12" * 16, "cd34" * 16])
+
+    async def events_about(*about: str) -> list[dict[str, str]]:
+        asked.append(about)
+        older = {"type": "Warning", "reason": "FailedMount", "message": "it did not, at first"}
+        return [older, {"type": kind, "reason": event, "message": message.replace("ab12" * 16, next(tries))}]
+
+    monkeypatch.setattr(world, "events_about", events_about)
+    assert world.reconcile() == 30, "no watch brings Events, so the operator must look by itself"
+    assert (asked, world.condition()["reason"]) == ([], "Starting")
+    world.pass_time(31)
+    assert world.reconcile() == 30
+    assert asked == [("research", pod["metadata"]["uid"], "")]
+    assert (world.condition()["status"], world.condition()["reason"]) == ("Unknown", reason)
+    assert (event in world.condition()["message"]) == (reason != "Starting")
+    before = list(world.writes)
+    world.reconcile()
+    assert world.writes == before, "another try with another sandbox is no news"
+
+
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
@@ -204,12 +245,12 @@ def test_job_controllers_refusal(message: str, reason: str, monkeypatch: pytest.
     """A pod that cannot be created has no status; the Job controller's Event is the evidence."""
     world = World()
 
-    async def refusals(*_: str) -> list[str]:
-        return [message.replace("bot-1f", f"bot-1f-{next(tries)}")]
+    async def events_about(*_: str) -> list[dict[str, str]]:
+        return [{"message": message.replace("bot-1f", f"bot-1f-{next(tries)}")}]
 
     tries = iter(["x7k2p", "bcdf9"])
 
-    monkeypatch.setattr(world, "refusals", refusals)
+    monkeypatch.setattr(world, "events_about", events_about)
     world.reconcile()
     assert world.reconcile() is not None, "no watch brings Events, so the operator must look again by itself"
     assert (world.condition()["reason"], world.condition()["message"]) == (reason, message)

@@ -11,10 +11,10 @@ QUOTA = 'pods "bot-1f" is forbidden: exceeded quota: gpus, requested: requests.n
 def refuse_pods(world: World) -> None:
     """A quota on pods: the Job controller says so in an Event."""
 
-    async def refusals(*_: Any) -> list[str]:
-        return [QUOTA]
+    async def events_about(*_: Any) -> list[dict[str, Any]]:
+        return [{"type": "Warning", "reason": "FailedCreate", "message": QUOTA}]
 
-    world.refusals = refusals  # type: ignore[method-assign]
+    world.events_about = events_about  # type: ignore[method-assign]
 
 
 def test_each_drain_counts_once() -> None:

@@ -294,7 +294,7 @@ class World:
         assert (namespace, uid) == (KEY[0], UID)
         return copy.deepcopy(list(self.jobs.values())), copy.deepcopy(self.pods)
 
-    async def refusals(self, *_: str) -> list[str]:
+    async def events_about(self, *_: str) -> list[dict[str, Any]]:
         """See Cluster."""
         return []
 

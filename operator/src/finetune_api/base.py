@@ -94,7 +94,13 @@ DISTINCT = AfterValidator(_distinct)
 NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 ObjectName = Annotated[str, Field(pattern=NAME, min_length=1, max_length=63)]
 
-_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
+LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+"""Of labels and taints. https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax"""
+LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
+
+_UNIT = r"(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
+_QUANTITY = r"^[0-9]+(\.[0-9]+)?" + _UNIT
+_SIZE = r"^(0*[1-9][0-9]*(\.[0-9]+)?|0+\.0*[1-9][0-9]*)" + _UNIT
 
 
 def _quantity(value: object) -> str:
@@ -104,12 +110,22 @@ def _quantity(value: object) -> str:
     return text
 
 
-Quantity = Annotated[
-    str,
-    BeforeValidator(_quantity),
-    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": _QUANTITY, "maxLength": 24}),
-]
+def _size(text: str) -> str:
+    if not re.fullmatch(_SIZE, text):
+        raise PydanticCustomError("size", "should be more than 0, such as 8Gi")
+    return text
+
+
+def _int_or_string(pattern: str, minimum: int) -> WithJsonSchema:
+    """The API server judges a string by the pattern, and an integer by the minimum."""
+    judged = {"pattern": pattern, "maxLength": 24, "minimum": minimum}
+    return WithJsonSchema({"x-kubernetes-int-or-string": True, **judged})
+
+
+Quantity = Annotated[str, BeforeValidator(_quantity), _int_or_string(_QUANTITY, 0)]
 """A Kubernetes resource quantity; a bare integer is allowed as everywhere in Kubernetes."""
+Size = Annotated[str, BeforeValidator(_quantity), AfterValidator(_size), _int_or_string(_SIZE, 1)]
+"""A quantity of memory or disk: there is no room in 0 bytes, and for Kubernetes 0 is no limit."""
 
 _UNITS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 

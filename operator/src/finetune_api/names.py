@@ -89,6 +89,8 @@ class ClusterReason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     MISSING_SECRET = "MissingSecret"  # noqa: S105 - a reason, not a secret
     MISSING_SERVICE_ACCOUNT = "MissingServiceAccount"
+    VOLUME_MOUNT_FAILED = "VolumeMountFailed"
+    """A node has the pod and cannot attach or mount one of its volumes."""
     QUOTA_EXCEEDED = "QuotaExceeded"
     NAME_CONFLICT = "NameConflict"
     WEBHOOK_UNAVAILABLE = "WebhookUnavailable"

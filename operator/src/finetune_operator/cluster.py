@@ -51,8 +51,8 @@ class Cluster(Protocol):
     async def children(self, namespace: str, uid: str) -> tuple[list[Resource], list[Resource]]:
         """Jobs and Pods that carry the FineTuneJob's uid as a label; Jobs are read first."""
 
-    async def refusals(self, namespace: str, job_uid: str, reason: str = "FailedCreate") -> list[str]:
-        """What Events with that reason say of the Job, oldest first: as a rule, why its pod could not be created."""
+    async def events_about(self, namespace: str, uid: str, reason: str = "") -> list[Resource]:
+        """Events about the object with that uid, oldest first; with a reason, only those."""
 
     async def create_service(self, manifest: Resource) -> None:
         """Create the Service, by the same law as a Job."""
@@ -133,11 +133,10 @@ class ApiCluster:
         jobs = await self._list(f"/apis/batch/v1/namespaces/{namespace}/jobs", labelSelector=selector)
         return jobs, await self._list(f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector)
 
-    async def refusals(self, namespace: str, job_uid: str, reason: str = "FailedCreate") -> list[str]:  # noqa: D102
-        selector = f"involvedObject.uid={job_uid},reason={reason}"
-        events = await self._list(f"/api/v1/namespaces/{namespace}/events", fieldSelector=selector)
-        ordered = sorted(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
-        return [str(event.get("message", "")) for event in ordered]
+    async def events_about(self, namespace: str, uid: str, reason: str = "") -> list[Resource]:  # noqa: D102
+        selector = f"involvedObject.uid={uid}" + (f",reason={reason}" if reason else "")
+        found = await self._list(f"/api/v1/namespaces/{namespace}/events", fieldSelector=selector)
+        return sorted(found, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
 
     async def create_service(self, manifest: Resource) -> None:  # noqa: D102
         await self._create(f"/api/v1/namespaces/{manifest['metadata']['namespace']}/services", manifest)

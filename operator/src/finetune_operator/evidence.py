@@ -16,6 +16,8 @@ WEBHOOK_FAILED = "failed calling webhook"
 _KILLED = (137, 143)
 _IMAGE_TROUBLE = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _POD_NAME_END = re.compile(r"(?<=[a-z0-9])-[a-z0-9]{5}\"(?= is forbidden)")
+_VOLUME_TROUBLE = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
+_SANDBOX = re.compile(r"\b[0-9a-f]{64}\b")
 _JOB_SAYS_EXIT_CODE = re.compile(r"failed with exit code (\d+)")
 
 
@@ -185,15 +187,15 @@ def _unknown(seen: str, code: int | None = None) -> Ending:
     return Ending(ClusterReason.UNKNOWN, seen, FollowUp.RETRY, exit_code=code)
 
 
-def trouble(pod: Resource | None, refusals: list[str]) -> Trouble | None:
+def trouble(pod: Resource | None, events: list[Resource]) -> Trouble | None:
     """Why the attempt's container does not start, if something says so.
 
     Args:
         pod: The attempt's newest pod.
-        refusals: Messages of the Job controller's FailedCreate events, newest last; they count while there is no pod.
+        events: Events, newest last: about the pod, or while there is none, FailedCreate about its Job.
     """
     if pod is None:
-        return _refused(refusals[-1]) if refusals else None
+        return _refused(str(events[-1].get("message", ""))) if events else None
     waiting = trainer_state(pod).get("waiting") or {}
     reason, message = str(waiting.get("reason", "")), str(waiting.get("message", ""))
     if reason in _IMAGE_TROUBLE:
@@ -206,7 +208,16 @@ def trouble(pod: Resource | None, refusals: list[str]) -> Trouble | None:
     for found in pod.get("status", {}).get("conditions") or []:
         if found.get("type") == "PodScheduled" and found.get("reason") == "Unschedulable":
             return Trouble(ClusterReason.UNSCHEDULABLE, str(found.get("message", "")))
-    return None
+    return _node_says(events[-1]) if events else None
+
+
+def _node_says(newest: Resource) -> Trouble | None:
+    """Volumes and the pod's sandbox are told nowhere else. A normal Event after a warning: it has gone on since."""
+    reason = str(newest.get("reason", ""))
+    if newest.get("type") != "Warning" or reason == "FailedScheduling":
+        return None
+    message = f"{reason}: {_SANDBOX.sub('...', str(newest.get('message', '')))}"  # each try makes a sandbox of its own
+    return Trouble(ClusterReason.VOLUME_MOUNT_FAILED if reason in _VOLUME_TROUBLE else ClusterReason.UNKNOWN, message)
 
 
 def _refused(message: str) -> Trouble:

@@ -15,16 +15,18 @@ import kopf
 from finetune_api import names
 from finetune_operator import health, listening, logs, metrics
 from finetune_operator.cluster import ApiCluster, Key, connect
+from finetune_operator.errors import ApiError
 from finetune_operator.fence import Fence
 from finetune_operator.lease import Alone, Elector, Timing
 from finetune_operator.progress import Poller
-from finetune_operator.reconcile import Reconciler, wait_for_api
+from finetune_operator.reconcile import Reconciler
 from finetune_operator.settings import Settings
 from finetune_operator.survey import Survey
 from finetune_operator.workqueue import Lane, WorkQueue
 
 _logger = logging.getLogger(__name__)
 _SELECTOR = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+_API_SECONDS = 2.0
 _STOP_SECONDS = 8.0
 _LAST_SECONDS = 2.0
 
@@ -179,7 +181,7 @@ async def _watch(
     stop: asyncio.Event,
     ready: asyncio.Event,
 ) -> None:
-    await wait_for_api(cluster, settings)
+    await _wait_for_api(cluster, settings)
     where: dict[str, Any] = {"namespaces": settings.namespaces} if settings.namespaces else {"clusterwide": True}
     before = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
@@ -196,6 +198,18 @@ async def _watch(
             task.result()
         return  # without waiting for the others: kopf would, however long that takes, and nobody watched meanwhile
     await kopf.run_tasks(tasks, ignored=before)
+
+
+async def _wait_for_api(cluster: ApiCluster, settings: Settings) -> None:
+    """Wait until FineTuneJobs can be listed: kopf looks for the kinds it watches only once, when it starts."""
+    while True:
+        try:
+            await cluster.check(settings.namespaces)
+        except (ApiError, TimeoutError) as error:
+            _logger.warning("waiting for FineTuneJobs to be listable: %s", error)
+            await asyncio.sleep(_API_SECONDS)
+        else:
+            return
 
 
 async def _when_ready(ready: asyncio.Event, elector: Elector, stop: asyncio.Event, state: health.Health) -> None:

@@ -65,6 +65,8 @@ class Attempt:
     """Pods that the Job controller has not made yet."""
     waiting_pods: int = 0
     """Pods whose container has not started, with those that are missing."""
+    unstarted: tuple[str, ...] = ()
+    """Uids of the pods that a node has and whose container has not started."""
     ending: Ending | None = None
     ended: datetime | None = None
     trouble: Trouble | None = None
@@ -113,21 +115,21 @@ class Observed:
     """Pods still holding resources whose Job is gone."""
 
 
-def observe(uid: str, jobs: list[Resource], pods: list[Resource], refusals: dict[str, list[str]]) -> Observed:
+def observe(uid: str, jobs: list[Resource], pods: list[Resource], events: dict[str, list[Resource]]) -> Observed:
     """Facts about the FineTuneJob with that uid.
 
     Args:
         uid: Of the FineTuneJob. Jobs of other owners are left out, whatever their labels say.
         jobs: Jobs that carry its label.
         pods: Pods that carry its label.
-        refusals: Job uid -> messages of events that say why there is no pod: it could not be created, or Kueue has
-            stopped the Job.
+        events: uid -> Events, oldest first: of a Job, those that say why there is no pod (it could not be created, or
+            Kueue has stopped the Job); of a pod, all that a node says while it prepares it.
     """
     owned = [job for job in jobs if controller_uid(job) == uid and _number(job) is not None and _stage(job)]
     by_job: dict[str | None, list[Resource]] = {}
     for pod in sorted(pods, key=_age):
         by_job.setdefault(controller_uid(pod), []).append(pod)
-    attempts = [_attempt(job, by_job.pop(_uid(job), []), refusals.get(_uid(job), [])) for job in owned]
+    attempts = [_attempt(job, by_job.pop(_uid(job), []), events) for job in owned]
     strays = sum(gang.live(pod) for left in by_job.values() for pod in left)
     return Observed(tuple(sorted(attempts, key=lambda attempt: attempt.order)), strays)
 
@@ -169,7 +171,8 @@ def _number(job: Resource) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
 
 
-def _attempt(job: Resource, pods: list[Resource], refusals: list[str]) -> Attempt:
+def _attempt(job: Resource, pods: list[Resource], events: dict[str, list[Resource]]) -> Attempt:
+    refusals = events.get(_uid(job), [])
     metadata, current, nodes = job["metadata"], gang.newest(pods), gang.size(job)
     first = current[0] if current and gang.index(current[0]) == 0 else None
     told = gang.told(job, current)
@@ -192,15 +195,16 @@ def _attempt(job: Resource, pods: list[Resource], refusals: list[str]) -> Attemp
         uid=_uid(job),
         suspended=suspended,
         queue=queue,
-        stopped_because=refusals[-1] if queued and refusals else "",
+        stopped_because=str(refusals[-1].get("message", "")) if queued and refusals else "",
         deleted=bool(metadata.get("deletionTimestamp")),
         nodes=nodes,
         live_pods=sum(gang.live(pod) for pod in pods),
         missing_pods=missing,
         waiting_pods=len(waiting) + missing,
+        unstarted=tuple(_uid(pod) for pod in waiting if _state(pod) is State.STARTING),
         ending=how,
         ended=_ended(job) if how else None,
-        trouble=_trouble(waiting, missing, refusals) if waits and not queued else None,
+        trouble=_trouble(waiting, missing, events, refusals) if waits and not queued else None,
         node=_node(first),
         pod_ip=first["status"].get("podIP") if first and state is State.RUNNING else None,
         interruptions=_interruptions(job, pods, current if how else []),
@@ -216,10 +220,12 @@ def _attempt(job: Resource, pods: list[Resource], refusals: list[str]) -> Attemp
     )
 
 
-def _trouble(waiting: list[Resource], missing: int, refusals: list[str]) -> Trouble | None:
+def _trouble(
+    waiting: list[Resource], missing: int, events: dict[str, list[Resource]], refusals: list[Resource]
+) -> Trouble | None:
     """The first that is found: each must be removed before the attempt runs."""
-    pods = [*waiting, *([None] if missing else [])]
-    return next((found for pod in pods if (found := evidence.trouble(pod, refusals))), None)
+    told = [evidence.trouble(pod, events.get(_uid(pod), [])) for pod in waiting]
+    return next(filter(None, [*told, evidence.trouble(None, refusals) if missing else None]), None)
 
 
 def _interruptions(job: Resource, pods: list[Resource], last: list[Resource]) -> int:

@@ -31,8 +31,9 @@ _RUNNING = {
     ActiveReason.EVALUATING: "measures the loss on held-out rows",
     ActiveReason.PUBLISHING: "verifies and publishes the adapter",
 }
+_SLOW_START_SECONDS = 30.0  # a node that takes longer to prepare a pod may have said why
 _NO_POD_YET_SECONDS = 5.0
-_NO_POD_STILL_SECONDS = 60.0
+_STILL_WAITS_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -304,15 +305,30 @@ def _on_time(scene: _Scene, newest: AttemptStatus, facts: Attempt) -> _Step:
     if how := deadlines.expired(clocks):
         return _late(scene, newest, how)
     times = [deadlines.next_look(clocks)]
-    if facts.state is State.PENDING and facts.missing_pods:
-        times.append(_no_pod_yet(facts, scene.now))  # then the Job controller may have said why it makes none
+    if (facts.state is State.PENDING and facts.missing_pods) or facts.state is State.STARTING:
+        times.append(_events_may_say(facts, scene.now))
     return _Step(_now(scene, facts), requeue_after=min((time for time in times if time is not None), default=None))
 
 
-def _no_pod_yet(facts: Attempt, now: datetime) -> float:
-    """Soon at first. What has waited for long, for a quota as a rule, is asked about less."""
+def _events_may_say(facts: Attempt, now: datetime) -> float:
+    """When the Job controller may have said why it makes no pod, or a node why it starts none: no watch brings it.
+
+    Soon at first. What has waited for long, for a quota as a rule, is asked about less.
+    """
     waited = (now - (facts.pending_since or facts.created)).total_seconds()
-    return min(max(_NO_POD_YET_SECONDS, waited / 10), _NO_POD_STILL_SECONDS)
+    if facts.state is State.STARTING:
+        return max(_SLOW_START_SECONDS, min(waited / 10, _STILL_WAITS_SECONDS))
+    return min(max(_NO_POD_YET_SECONDS, waited / 10), _STILL_WAITS_SECONDS)
+
+
+def untold(facts: Attempt, now: datetime) -> tuple[str, str] | None:
+    """Uid and reason of the Events that alone say why the attempt waits, if any do."""
+    if facts.state is State.PENDING and facts.missing_pods:
+        return facts.uid, queueing.event(facts)
+    waited = (now - (facts.pending_since or now)).total_seconds()
+    if facts.state is State.STARTING and not facts.trouble and waited >= _SLOW_START_SECONDS:
+        return facts.unstarted[0], ""  # of several pods, one
+    return None
 
 
 def _listen(status: Status, newest: AttemptStatus, progress: Progress, facts: Attempt) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from finetune_api.names import Condition
 from finetune_api.outcome import Reason
 from finetune_api.status import Status
-from finetune_operator import metrics, queueing, report
+from finetune_operator import metrics, report
 from finetune_operator.cluster import Cluster, Key
 from finetune_operator.deadlines import Heard, spoke_before
 from finetune_operator.errors import ApiError, RefusedError
@@ -20,14 +20,23 @@ from finetune_operator.events import Recorder
 from finetune_operator.evidence import Trouble
 from finetune_operator.observe import Attempt, Observed, State, observe, parse_time
 from finetune_operator.patience import Patience
-from finetune_operator.plan import Action, CreateJob, CreateService, DeleteJob, DeleteSelf, Plan, SetSuspend, plan
+from finetune_operator.plan import (
+    Action,
+    CreateJob,
+    CreateService,
+    DeleteJob,
+    DeleteSelf,
+    Plan,
+    SetSuspend,
+    plan,
+    untold,
+)
 from finetune_operator.progress import Poller
 from finetune_operator.report import Verdict
 from finetune_operator.settings import Settings
 
 _logger = logging.getLogger(__name__)
 Resource = dict[str, Any]
-_API_SECONDS = 2.0
 _FRESH_SECONDS = 30.0
 _ECHOES = 8  # writes that a watch may be behind
 
@@ -190,11 +199,9 @@ class Reconciler:
         namespace, uid = resource["metadata"]["namespace"], resource["metadata"]["uid"]
         jobs, pods = await self._cluster.children(namespace, uid)
         observed = observe(uid, jobs, pods, {})
-        waiting = {a.uid: queueing.event(a) for a in observed.attempts if a.state is State.PENDING and a.missing_pods}
-        if not waiting:
-            return observed
-        refusals = {job_uid: await self._cluster.refusals(namespace, job_uid, why) for job_uid, why in waiting.items()}
-        return observe(uid, jobs, pods, refusals)
+        silent = [found for attempt in observed.attempts if (found := untold(attempt, self._clock()))]
+        events = {about: await self._cluster.events_about(namespace, about, reason) for about, reason in silent}
+        return observe(uid, jobs, pods, events) if events else observed
 
     async def _carry_out(self, key: Key, resource: Resource, observed: Observed) -> Plan | None:
         """Decide and act. A Job that is refused makes another plan: the one that says so."""
@@ -327,18 +334,6 @@ class Reconciler:
         self._echoes.pop(key, None)
         self._written.pop(key, None)
         self._failing.discard(key)
-
-
-async def wait_for_api(cluster: Cluster, settings: Settings) -> None:
-    """Wait until FineTuneJobs can be listed: kopf looks for the kinds it watches only once, when it starts."""
-    while True:
-        try:
-            await cluster.check(settings.namespaces)
-        except (ApiError, TimeoutError) as error:
-            _logger.warning("waiting for FineTuneJobs to be listable: %s", error)
-            await asyncio.sleep(_API_SECONDS)
-        else:
-            return
 
 
 def _stalled(resource: Resource, verdict: Verdict, now: datetime) -> Resource:

@@ -1,20 +1,49 @@
 """Where a run happens, and when to give up."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune_api.base import LIST_ATOMIC, Object, ObjectName, Quantity, Seconds
+from finetune_api.base import LABEL_KEY, LIST_ATOMIC, LabelValue, Object, ObjectName, Quantity, Rule, Seconds, Size
+
+Labels = Annotated[dict[str, LabelValue], Field(max_length=32)]
+
+
+def _are_keys(labels: dict[str, LabelValue]) -> bool:
+    return all(re.fullmatch(LABEL_KEY, key) for key in labels)
+
+
+SELECTOR_RULE = Rule(
+    cel=f"self.nodeSelector.all(key, key.matches('{LABEL_KEY}'))",
+    holds=lambda resources: _are_keys(resources.node_selector),
+    message="nodeSelector has a key that no label can have; write it as kubectl get nodes --show-labels does",
+    field="nodeSelector",
+)
 
 
 class Toleration(Object):
     """A toleration of the trainer's pod, as in core/v1."""
 
-    key: Annotated[str, Field(max_length=253)] | None = None
+    rules = (
+        Rule(
+            cel="has(self.key) || self.operator == 'Exists'",
+            holds=lambda t: t.key is not None or t.operator == "Exists",
+            message="a toleration without a key is for every taint; set operator: Exists",
+            field="operator",
+        ),
+        Rule(
+            cel="self.operator != 'Exists' || !has(self.value)",
+            holds=lambda t: t.operator != "Exists" or t.value is None,
+            message="operator Exists takes no value; remove it, or set operator: Equal",
+            field="value",
+        ),
+    )
+    key: Annotated[str, Field(pattern=LABEL_KEY, max_length=253)] | None = None
     """Taint key; none matches every key."""
     operator: Literal["Exists", "Equal"] = "Equal"
     """How value is compared."""
-    value: Annotated[str, Field(max_length=63)] | None = None
+    value: LabelValue | None = None
     """Taint value."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Taint effect; none matches every effect."""
@@ -23,35 +52,37 @@ class Toleration(Object):
 class PrepareResources(Object):
     """What the pod that prepares the data asks for: no GPU, on any node unless told otherwise."""
 
+    rules = (SELECTOR_RULE,)
     cpu: Quantity = "1"
     """CPU request."""
-    memory: Quantity = "4Gi"
+    memory: Size = "4Gi"
     """Memory request and limit. Rows are streamed, so it need not grow with the dataset."""
-    node_selector: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)] = {}
+    node_selector: Labels = {}
     """Labels a node must carry."""
 
 
 class Resources(Object):
     """What a pod of the trainer asks for and where it may run."""
 
+    rules = (SELECTOR_RULE,)
     gpus: Annotated[int, Field(ge=0, le=16)] = 1
     """GPUs of each pod that trains, one process each; 0 trains on the CPU."""
     nodes: Annotated[int, Field(ge=1, le=64)] = 1
     """Pods that train together, each with the resources asked for here."""
     gpu_resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", max_length=128)] = "nvidia.com/gpu"
     """Extended resource that stands for one GPU."""
-    gpu_memory: Quantity | None = None
+    gpu_memory: Size | None = None
     """Memory of one GPU, for instance 24Gi. A run that needs more than nine tenths of it, by our estimate, is refused
     before it holds one."""
     cpu: Quantity = "2"
     """CPU request. As many threads compute, rounded up."""
-    memory: Quantity = "8Gi"
+    memory: Size = "8Gi"
     """Memory request and limit."""
-    shared_memory: Quantity = "1Gi"
+    shared_memory: Size = "1Gi"
     """Size of /dev/shm; counts against memory."""
-    work_storage: Quantity = "50Gi"
+    work_storage: Size = "50Gi"
     """Limit of the scratch volume that holds model, data and checkpoints during the run."""
-    node_selector: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)] = {}
+    node_selector: Labels = {}
     """Labels a node must carry."""
     tolerations: Annotated[list[Toleration], Field(max_length=32, json_schema_extra=LIST_ATOMIC)] = []
     """Taints the pod tolerates."""
