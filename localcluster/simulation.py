@@ -226,7 +226,13 @@ def _stage(name: str, kind: str, expressions: list[Resource], following: Resourc
 
 
 def pod_stage(
-    name: str, labels: Mapping[str, str], container: str, phase: str, template: str, after_seconds: float = 0
+    name: str,
+    labels: Mapping[str, str],
+    container: str,
+    phase: str,
+    template: str,
+    after_seconds: float = 0,
+    *only: Resource,
 ) -> Resource:
     """One step of a pod's life, as a kwok Stage.
 
@@ -237,6 +243,7 @@ def pod_stage(
         phase: The pod's phase before: Pending (and scheduled) or Running.
         template: The container's state afterwards, as YAML flow; `{{ Now }}` is the time.
         after_seconds: How long the pod stays in the phase before.
+        only: More that must be true of the pods: a jq query as `key`, `operator` and `values`.
     """
     next_phase = {"Pending": "Running", "Running": "Succeeded" if "exitCode: 0" in template else "Failed"}[phase]
     running = phase == "Pending"
@@ -255,6 +262,7 @@ def pod_stage(
     expressions: list[Resource] = [
         {"key": ".metadata.deletionTimestamp", "operator": "DoesNotExist"},
         {"key": ".status.phase", "operator": "In", "values": [phase]},
+        *only,
     ]
     stage = _stage(name, "Pod", expressions, {"statusTemplate": status})
     stage["spec"]["selector"]["matchLabels"] = dict(labels)

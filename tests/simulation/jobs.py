@@ -28,6 +28,32 @@ PUBLISHED = Outcome(
 )
 
 
+FAILED = Outcome(reason=Reason.INTERNAL_ERROR, message="it failed", step=2)
+FAILS = "simulated/fails:1"
+"""The image of a trainer that fails twice, and is right the third time."""
+
+
+def _of(*images: str, operator: str = "In") -> dict[str, Any]:
+    return {"key": ".spec.containers[0].image", "operator": operator, "values": [*images]}
+
+
+def failures(seconds: float) -> list[dict[str, Any]]:
+    """The ends of the trainer that fails at first."""
+    train = {names.LABEL_STAGE: Stage.TRAIN.value, names.LABEL_MANAGED_BY: names.MANAGED_BY}
+    return [
+        pod_stage(
+            f"train-{number}-fails",
+            {**train, names.LABEL_ATTEMPT: number},
+            names.TRAINER_CONTAINER,
+            "Running",
+            ended(outcome),
+            seconds,
+            _of(FAILS),
+        )
+        for number, outcome in (("1", FAILED), ("2", FAILED), ("3", PUBLISHED))
+    ]
+
+
 def lives(prepare_seconds: float = 0.2, train_seconds: float = 0.5) -> list[dict[str, Any]]:
     """What kwok does with the pods of both stages: they run, and succeed with what a trainer says then."""
     stages = []
@@ -36,11 +62,14 @@ def lives(prepare_seconds: float = 0.2, train_seconds: float = 0.5) -> list[dict
         (Stage.TRAIN, PUBLISHED, train_seconds),
     ):
         labels = {names.LABEL_STAGE: stage.value, names.LABEL_MANAGED_BY: names.MANAGED_BY}
+        right = [_of(FAILS, operator="NotIn")] if stage is Stage.TRAIN else []
         stages += [
             pod_stage(f"{stage.value}-runs", labels, names.TRAINER_CONTAINER, "Pending", RUNNING),
-            pod_stage(f"{stage.value}-ends", labels, names.TRAINER_CONTAINER, "Running", ended(outcome), seconds),
+            pod_stage(
+                f"{stage.value}-ends", labels, names.TRAINER_CONTAINER, "Running", ended(outcome), seconds, *right
+            ),
         ]
-    return stages
+    return [*stages, *failures(train_seconds)]
 
 
 RUNNING = "{running: {startedAt: {{ Now | Quote }}}}"
