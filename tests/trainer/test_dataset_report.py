@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from errno import ENOSPC
 from pathlib import Path
@@ -144,7 +145,7 @@ def test_the_report_counts_and_names_every_kind(
 def test_no_prepared_rows_without_the_report(model: Path, tmp_path: Path, store: Store, proxy: FaultyProxy) -> None:
     """Where the report cannot be stored no manifest says that rows are there; the next attempt has both."""
     run = dirty(tmp_path, model, store, Storage(endpoint=proxy.endpoint))
-    proxy.fail("503", method="PUT", containing="dataset-report.json")
+    proxy.fail("503", method="PUT", containing=BESIDE)
     with pytest.raises(RunError) as caught:
         prepare(run, tmp_path / "first")
     assert caught.value.reason is Reason.STORAGE_UNAVAILABLE
@@ -209,7 +210,7 @@ def test_a_refused_dataset_has_its_report(model: Path, tmp_path: Path, store: St
 def test_the_verdict_needs_no_report(model: Path, tmp_path: Path, store: Store, proxy: FaultyProxy) -> None:
     """A storage that does not take the report of bad rows does not hide that they are bad."""
     run = dirty(tmp_path, model, store, Storage(endpoint=proxy.endpoint), policy="Fail")
-    proxy.fail("503", method="PUT", containing="dataset-report.json")
+    proxy.fail("503", method="PUT", containing=BESIDE)
     with pytest.raises(RunError) as caught:
         prepare(run, tmp_path / "work")
     assert caught.value.reason is Reason.INVALID_DATASET
@@ -254,13 +255,9 @@ def test_repeated_rows_that_are_split_are_named(tmp_path: Path) -> None:
 
 
 def test_any_text_can_be_told(tmp_path: Path) -> None:
-    """The report is UTF-8 that people read, and JSON whatever stands in the rows."""
-    odd = "naïve 北 \ud83d"
-    prepared(
-        tmp_path,
-        {"r.jsonl": pair("a", "naïve 北") + line({"messages": [{"role": odd, "content": ""}]}) + pair() * 9},
-        invalidRows={"policy": "Skip", "maxPercent": 10},
-    )
+    """The report is UTF-8 that people read, and JSON also where a file's name on the disk is none."""
+    name = os.fsdecode(b"rows-\xff.jsonl")
+    prepared(tmp_path, {name: pair("a", "naïve 北")})
     text = (tmp_path / "rows/dataset-report.json").read_text(encoding="utf-8")
     assert "naïve 北" in text
-    assert json.loads(text)["invalidRows"] == 1
+    assert json.loads(text)["shown"][0]["file"] == name

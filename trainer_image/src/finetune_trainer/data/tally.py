@@ -85,14 +85,15 @@ class Tally:
         """Find the rows that repeat an earlier one; `rows` are those that were kept, as they are written."""
         if not self._digests:
             return
-        digests, begins = np.frombuffer(self._digests, dtype=np.uint64), rows.begins
-        again = np.ones(len(digests), dtype=np.bool_)
-        again[np.unique(digests, return_index=True)[1]] = False
-        for number in np.flatnonzero(again)[:LISTED]:
+        digests = np.frombuffer(self._digests, dtype=np.uint64)
+        order = np.argsort(digests, kind="stable")
+        ordered = digests[order]
+        again, begins = np.sort(order[1:][ordered[1:] == ordered[:-1]]), rows.begins
+        for number in again[:LISTED]:
             file, line = rows.origin(int(begins[number]))
             earlier = rows.place(int(begins[(digests == digests[number]).argmax()]))
             self.duplicates.add(file, line, f"has the tokens of {earlier}, trained alike")
-        self.duplicates.count = int(again.sum())
+        self.duplicates.count = len(again)
 
     def percentile(self, percent: int) -> int:
         """The smallest length that at least so many percent of the rows do not exceed; 0 without rows."""
