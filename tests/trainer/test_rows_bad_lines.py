@@ -20,6 +20,7 @@ CALL = {"function": {"name": "f", "arguments": "{}"}}
 BAD = {
     "half-written last line": (GOOD[:40], "was it cut off?"),
     "broken JSON": (b'{"messages": [}\n', "not valid JSON"),
+    "a newline in a text": (b'{"messages": "hi\n', "Invalid control character at column 17"),
     "not an object": (b"[1, 2]\n", "is a list, not an object"),
     "a number": (b"17\n", "is the number 17, not an object"),
     "not UTF-8": (b'{"messages": "\xff"}\n', "not UTF-8: byte 0xff at column 15"),

@@ -129,6 +129,19 @@ def decode_start(text: str) -> str:
     return str(TOKENIZER.decode(TOKENIZER.encode(text)[:LIMIT], clean_up_tokenization_spaces=False))
 
 
+def test_a_cut_answer_is_unfinished_whatever_ends_it(tmp_path: Path) -> None:
+    """Of a template that ends a turn with plain text the last of it is lost; what is cut behind the answer is not."""
+    plain = tiny_tokenizer()
+    plain.chat_template = (
+        "{% for m in messages %}{{ m['role'] + ':' + m['content'] + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    )
+    behind = line({"messages": [USER, ASSISTANT, {**USER, "content": "c" * 60}]})
+    rows = {"r.jsonl": pair("a", "b") + pair("a", "b" * 60) + behind}
+    made = prepared(tmp_path, rows, 40, overlong="Truncate", tokenizer=plain, trains=False)
+    assert (made.dataset.facts.truncated, made.dataset.facts.unfinished) == (2, 1)
+
+
 def test_overlong_rows_may_fail_the_run(tmp_path: Path) -> None:
     """With Fail each of them is named, whatever the policy for invalid rows."""
     error = refused(tmp_path, {"r.jsonl": SHORT * 20 + LONG}, LIMIT, overlong="Fail", invalidRows=SKIP)

@@ -19,7 +19,7 @@ def write_rows(folder: Path, rows: list[TokenRow]) -> Rows:
     with ShardWriter(folder) as writer:
         for line, row in enumerate(rows, start=1):
             writer.add(Labelled(row.input_ids, row.labels != IGNORED, np.zeros(0, np.intp)), 0, line)
-        writer.finish("", ["rows.jsonl"], _FACTS)
+    writer.finish("", ["rows.jsonl"], _FACTS)
     opened = open_shards(folder)
     assert opened is not None
     return opened[0]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from finetune_api.outcome import Reason
 from finetune_api.v1alpha1 import DataFormat
-from finetune_trainer.data.findings import Findings, RowError
+from finetune_trainer.data.findings import InvalidRows, RowError
 from finetune_trainer.data.formats import Renamed, RowReader, choose, formats_of
 from finetune_trainer.data.options import Options
 from finetune_trainer.data.source import Origin, Source
@@ -39,12 +39,12 @@ def row_reader(source: Source, first: list[Origin], options: Options, say: Calla
 
 
 def _unreadable(source: Source, first: list[Origin]) -> RunError:
-    findings = Findings()
+    findings = InvalidRows()
     for origin in first:
         if isinstance(origin.record.row, RowError):
             findings.add(source.files[origin.file].name, origin.record.line, origin.record.row)
     return RunError(
         Reason.INVALID_DATASET,
         f"none of the first {len(first)} rows can be used: {findings}",
-        "Correct these lines and create the job again; nothing was trained or uploaded.",
+        "Correct these lines and create the job again; nothing was trained.",
     )

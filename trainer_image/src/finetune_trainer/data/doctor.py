@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_api.v1alpha1 import InvalidRowPolicy, Overlong
 from finetune_trainer.data.encoder import RowEncoder
-from finetune_trainer.data.findings import Findings, Kind, Quarantine, RowError
+from finetune_trainer.data.findings import Findings, InvalidRows, Kind, Quarantine, RowError
 from finetune_trainer.data.formats import RowReader
 from finetune_trainer.data.options import Options
 from finetune_trainer.data.shards import ShardWriter
@@ -37,12 +37,8 @@ class Doctor:
         quarantine: Quarantine,
     ) -> None:
         self.seen = 0
-        self.invalid = Findings()
+        self.invalid = InvalidRows()
         """Rows that cannot be used."""
-        self.too_long = Findings()
-        """With `overlong: Fail`, rows over the limit."""
-        self.filled: set[int] = set()
-        """Numbers of the files that have rows."""
         self.tally = Tally(options.max_length)
         self._source = source
         self._options = options
@@ -50,7 +46,17 @@ class Doctor:
         self._encoder = encoder
         self._writer = writer
         self._quarantine = quarantine
+        self._filled: set[int] = set()
         self._skips = options.dataset.invalid_rows.policy is InvalidRowPolicy.SKIP
+
+    @property
+    def empty(self) -> Findings:
+        """Files that have no rows."""
+        found = Findings(Kind.EMPTY)
+        for number, file in enumerate(self._source.files):
+            if number not in self._filled:
+                found.add(file.name, None, "has no rows")
+        return found
 
     def treat(self, batches: Iterator[list[Origin]], say: Callable[[str], None]) -> None:
         """Read, encode and write all rows: a batch is tokenised in a thread while its neighbours are read and written.
@@ -74,7 +80,7 @@ class Doctor:
         self.seen += len(batch)
         readable = _Readable([], [])
         for origin in batch:
-            self.filled.add(origin.file)
+            self._filled.add(origin.file)
             try:
                 if isinstance(origin.record.row, RowError):
                     raise origin.record.row
@@ -100,28 +106,25 @@ class Doctor:
 
     def _keep(self, origin: Origin, row: Row) -> None:
         self.tally.measure(row)
-        place = origin.file, origin.record.line
+        place = self._source.files[origin.file].name, origin.record.line
         if len(row) > self._options.max_length:
             overlong = self._options.dataset.overlong
-            if overlong is Overlong.FAIL:
-                error = RowError(f"has {len(row)} tokens, over maxLength {self._options.max_length}", Kind.TOO_LONG)
-                self.too_long.add(self._source.files[origin.file].name, origin.record.line, error)
-                return
             if overlong is Overlong.SPLIT:
                 self._split(origin, row)
                 return
-            if overlong is Overlong.DROP or not row.cut(self._options.max_length).items:
-                self.tally.drop(place)
+            if overlong is not Overlong.TRUNCATE or not row.cut(self._options.max_length).items:
+                self.tally.drop(row, *place)
                 return
-            row = self.tally.truncate(row, place)
-        self.tally.keep(row, place)
-        self._writer.add(row, *place)
+            row = self.tally.truncate(row, *place)
+        self.tally.keep(row, *place)
+        self._writer.add(row, origin.file, origin.record.line)
 
     def _split(self, origin: Origin, row: Row) -> None:
+        name, line = self._source.files[origin.file].name, origin.record.line
         windows = row.windows(self._options.max_length) if isinstance(row, Targeted) and row.windows else []
         if not windows:
-            self.tally.drop((origin.file, origin.record.line))
+            self.tally.drop(row, name, line)
             return
-        self.tally.split(row, windows, (origin.file, origin.record.line))
+        self.tally.split(row, windows, name, line)
         for number, window in enumerate(windows):
-            self._writer.add(window, origin.file, origin.record.line, number)
+            self._writer.add(window, origin.file, line, number)

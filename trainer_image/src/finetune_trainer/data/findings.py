@@ -1,17 +1,19 @@
 """Collect what is wrong with rows, so that one run shows several mistakes and not just the first."""
 
 import json
-from collections import Counter
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import IO
 
 SHOWN = 5
-"""Findings that are spelt out; the rest is counted."""
+"""Findings that a sentence spells out; the rest is counted."""
+LISTED = 20
+"""Findings of each kind that are kept with their place, for the report; memory does not grow with the others."""
 
 
 class Kind(StrEnum):
-    """What can be wrong with a row, as it is counted."""
+    """What can be found of a row, or of a file, as it is counted."""
 
     UNREADABLE = "not readable"
     NOT_UTF8 = "not UTF-8"
@@ -23,6 +25,12 @@ class Kind(StrEnum):
     TRAINS_NOTHING = "trains nothing"
     LABEL = "unknown label"
     TOO_LONG = "too long"
+    CUT = "cut"
+    UNFINISHED = "cut before its end"
+    ENDLESS = "trains no end of a turn"
+    DUPLICATE = "repeats an earlier row"
+    LEFT_ALONE = "file left alone"
+    EMPTY = "file without rows"
 
 
 class RowError(Exception):
@@ -41,29 +49,84 @@ class BrokenFileError(Exception):
         self.line = line
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What is to be said of one row."""
+
+    file: str
+    line: int | None
+    """None where it is said of the whole file."""
+    reason: str
+
+    @property
+    def place(self) -> str:
+        """As messages name it."""
+        return f"{self.file}:{self.line}"
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
+@dataclass
 class Findings:
-    """Bad rows of one source, counted by kind; the first few with their place."""
+    """How many there are of one kind, and the first of them."""
+
+    kind: Kind
+    count: int = 0
+    first: list[Finding] = field(default_factory=list)
+
+    def add(self, file: str, line: int | None, reason: str) -> None:
+        """Remember one."""
+        self.count += 1
+        if len(self.first) < LISTED:
+            self.first.append(Finding(file, line, reason))
+
+    @property
+    def places(self) -> str:
+        """The first few places."""
+        return ", ".join(finding.place for finding in self.first[:SHOWN]) + " ..." * (self.count > SHOWN)
+
+    @property
+    def entry(self) -> dict[str, object]:
+        """As the report has it."""
+        return {"kind": self.kind, "count": self.count, "first": [asdict(finding) for finding in self.first]}
+
+    def __str__(self) -> str:
+        """The first findings."""
+        return _spelt(self.first[:SHOWN], self.count)
+
+
+class InvalidRows:
+    """Rows of one source that cannot be used, counted by kind."""
 
     def __init__(self) -> None:
-        self._shown: list[str] = []
-        self._kinds: Counter[Kind] = Counter()
+        self._first: list[Finding] = []
+        self._kinds: dict[Kind, Findings] = {}
 
     @property
     def count(self) -> int:
-        """How many rows were bad."""
-        return self._kinds.total()
+        """How many there are."""
+        return sum(findings.count for findings in self._kinds.values())
+
+    @property
+    def kinds(self) -> list[Findings]:
+        """Of each kind, the most frequent first."""
+        return sorted(self._kinds.values(), key=lambda findings: -findings.count)
 
     def add(self, file: str, line: int, error: RowError) -> None:
         """Remember one bad row."""
-        self._kinds[error.kind] += 1
-        if self.count <= SHOWN:
-            self._shown.append(f"{file}:{line}: {error}")
+        self._kinds.setdefault(error.kind, Findings(error.kind)).add(file, line, str(error))
+        if len(self._first) < SHOWN:
+            self._first.append(Finding(file, line, str(error)))
 
     def __str__(self) -> str:
-        """The first findings, and how many there are of each kind where that is not plain already."""
-        more = f" (and {self.count - SHOWN} more)" if self.count > SHOWN else ""
-        kinds = ", ".join(f"{count} {kind}" for kind, count in self._kinds.most_common())
-        return "; ".join(self._shown) + more + (f"; in all: {kinds}" if self.count > 1 else "")
+        """The first ones, and how many there are of each kind where that is not plain already."""
+        kinds = ", ".join(f"{findings.count} {findings.kind}" for findings in self.kinds)
+        return _spelt(self._first, self.count) + (f"; in all: {kinds}" if self.count > 1 else "")
+
+
+def _spelt(first: list[Finding], count: int) -> str:
+    return "; ".join(map(str, first)) + (f" (and {count - SHOWN} more)" if count > SHOWN else "")
 
 
 class Quarantine:

@@ -4,18 +4,21 @@ No row is left out without being counted, and none is trained that did not pass.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from finetune_api.outcome import Reason
 from finetune_api.v1alpha1 import TaskType
+from finetune_trainer.data.dataset import Dataset
 from finetune_trainer.data.detect import FIRST, row_reader
 from finetune_trainer.data.doctor import Doctor
 from finetune_trainer.data.encoder import row_encoder
 from finetune_trainer.data.findings import Quarantine
 from finetune_trainer.data.options import Options
-from finetune_trainer.data.shards import QUARANTINE, ShardWriter, discard
+from finetune_trainer.data.report import describe, show, write_part
+from finetune_trainer.data.shards import QUARANTINE, Rows, ShardWriter, discard
 from finetune_trainer.data.source import BrokenSourceError, Origin, Source, read_source
 from finetune_trainer.data.verdict import judge
 from finetune_trainer.errors import RunError
@@ -29,6 +32,8 @@ Say = Callable[[str], None]
 
 def prepare(source: Source, options: Options, tokenizer: Any, folder: Path, key: str, say: Say) -> None:
     """Read, check and tokenise a source into a folder of shards (see `shards`), with the skipped rows beside them.
+
+    What was found is beside them, too (see `report`), also where it is refused; whoever finds the shards finds it.
 
     Args:
         source: The files.
@@ -59,17 +64,23 @@ def prepare(source: Source, options: Options, tokenizer: Any, folder: Path, key:
             doctor.treat(_batches(chain(first, origins)), say)
         finally:
             quarantine.close()
+    names, sources = [file.name for file in source.files], [file.source for file in source.files]
+    if encoder.labels:
+        writer.renumber(encoder.labels.order)
+    rows, tally = Rows(folder, names, sources), doctor.tally
+    tally.compare(rows)
+    dataset = Dataset(rows, tally.facts(source.sha256, reader.format.name, doctor.invalid.count))
+    part = describe(source, doctor, dataset)
+    try:
         judge(source, options, doctor, say)
-        names = encoder.labels.names(source.name) if encoder.labels else []
-        facts = doctor.tally.facts(source.sha256, reader.format.name, doctor.invalid.count, names)
-        writer.finish(
-            key,
-            [file.name for file in source.files],
-            facts,
-            encoder.labels.order if encoder.labels else None,
-            [file.source for file in source.files],
-        )
-    say(f"{source.name}: {doctor.tally.summary([file.name for file in source.files])}")
+        labels = encoder.labels.names(source.name) if encoder.labels else []
+    except RunError as error:
+        write_part(folder, {**part, "refused": f"{error.reason}: {error.message}"})
+        raise
+    dataset = replace(dataset, facts=replace(dataset.facts, labels=labels))
+    write_part(folder, {**part, "shown": show(dataset, tokenizer, options)} if options.trains else part)
+    writer.finish(key, names, dataset.facts, sources)
+    say(f"{source.name}: {tally.summary()}")
 
 
 def _origins(source: Source) -> Iterator[Origin]:

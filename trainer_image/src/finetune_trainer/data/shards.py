@@ -20,6 +20,7 @@ Of other tasks than CausalLM also, with K targets and D bytes of details togethe
 And beside them:
 
     index.json    {"version": 1, "key": "<hex>", "files": ["train.jsonl"], "sources": [0], "facts": {...}}
+    dataset-report.json        what was found, for people (see `report`); older trainers wrote none
     quarantine.jsonl           only where rows were skipped: {"file", "line", "kind", "reason", "raw"}
 
 `index.json` is written last: a folder without it is not complete. `key` is a hash of everything that decides the rows
@@ -43,6 +44,8 @@ from finetune_trainer.data.weights import order_of
 VERSION = 1
 QUARANTINE = "quarantine.jsonl"
 """The rows that were skipped, where there are any (see `findings`)."""
+REPORT = "dataset-report.json"
+"""What was found, for people (see `report`)."""
 _BUFFER = 1 << 20
 _TARGETED = {
     "segments": "<u1",
@@ -87,12 +90,12 @@ class Facts:
 def discard(folder: Path) -> None:
     """Make a folder incomplete, whatever it held, and ready to be written."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("index.json", QUARANTINE, *(f"{name}.bin" for name in _TARGETED)):
+    for name in ("index.json", REPORT, QUARANTINE, *(f"{name}.bin" for name in _TARGETED)):
         (folder / name).unlink(missing_ok=True)
 
 
 class ShardWriter:
-    """Writes a folder, row by row; it has been discarded before."""
+    """Writes a folder, row by row, as a context; it has been discarded before."""
 
     def __init__(self, folder: Path, *, targeted: bool = False) -> None:
         self._folder = folder
@@ -109,7 +112,7 @@ class ShardWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the files, in whatever state."""
+        """Close the files, in whatever state; the rows can be read from now on."""
         for stream in self._streams.values():
             stream.close()
 
@@ -127,27 +130,27 @@ class ShardWriter:
         self._write("lines", line)
         self._write("files", file)
 
-    def finish(
-        self,
-        key: str,
-        files: Sequence[str],
-        facts: Facts,
-        order: Sequence[int] | None = None,
-        sources: Sequence[int] | None = None,
-    ) -> None:
-        """Make the folder complete.
+    def renumber(self, order: Sequence[int]) -> None:
+        """Give target n of the rows as they came its number, and leave what is ignored; the files are closed."""
+        path, numbers = self._folder / "targets.bin", np.asarray(order, dtype=_TARGETED["targets"])
+        if list(order) == list(range(len(order))) or not path.stat().st_size:
+            return
+        targets = np.memmap(path, dtype=_TARGETED["targets"], mode="r+")
+        for start in range(0, len(targets), _BUFFER):
+            piece = targets[start : start + _BUFFER]
+            told = piece != IGNORED
+            piece[told] = numbers[piece[told]]
+        targets.flush()
+
+    def finish(self, key: str, files: Sequence[str], facts: Facts, sources: Sequence[int] | None = None) -> None:
+        """Make the folder complete; the files are closed.
 
         Args:
             key: Names the content.
             files: Their names.
             facts: What was seen.
-            order: Gives target n of the rows as they came its number.
             sources: Of which URI each file is; of the first one when None.
         """
-        for stream in self._streams.values():
-            stream.close()
-        if order is not None:
-            _renumber(self._folder / "targets.bin", order)
         of = list(sources) if sources is not None else [0] * len(files)
         index = {"version": VERSION, "key": key, "files": list(files), "sources": of, "facts": asdict(facts)}
         part = self._folder / ".index.json.part"
@@ -162,19 +165,6 @@ class ShardWriter:
 
     def _write(self, name: str, value: int) -> None:
         self._streams[name].write(value.to_bytes(int(self._types[name][-1]), "little", signed=True))
-
-
-def _renumber(path: Path, order: Sequence[int]) -> None:
-    """Replace each number in a file of targets; what is ignored stays so."""
-    numbers = np.asarray(order, dtype=_TARGETED["targets"])
-    if list(order) == list(range(len(order))) or not path.stat().st_size:
-        return
-    targets = np.memmap(path, dtype=_TARGETED["targets"], mode="r+")
-    for start in range(0, len(targets), _BUFFER):
-        piece = targets[start : start + _BUFFER]
-        told = piece != IGNORED
-        piece[told] = numbers[piece[told]]
-    targets.flush()
 
 
 class Rows(Sequence[TokenRow]):
@@ -254,10 +244,15 @@ class Rows(Sequence[TokenRow]):
         """The shortest rows."""
         return [self[int(number)] for number in np.argsort(self.lengths, kind="stable")[:count]]
 
-    def place(self, index: int) -> str:
+    def origin(self, index: int) -> tuple[str, int]:
         """File and line that a row came from."""
         number = self._number(index)
-        return f"{self._files[int(self._numbers[number])]}:{int(self._lines[number])}"
+        return self._files[int(self._numbers[number])], int(self._lines[number])
+
+    def place(self, index: int) -> str:
+        """The same, as messages name it."""
+        file, line = self.origin(index)
+        return f"{file}:{line}"
 
 
 def open_shards(folder: Path, key: str | None = None) -> tuple[Rows, Facts] | None:

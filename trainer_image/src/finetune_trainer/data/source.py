@@ -28,6 +28,8 @@ class Source:
     files: tuple[DataFile, ...]
     """In the order in which they are read."""
     sha256: str
+    left_alone: tuple[str, ...] = ()
+    """Names of other files that are there, below a prefix."""
 
 
 @dataclass(frozen=True, slots=True)

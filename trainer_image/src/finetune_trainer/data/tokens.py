@@ -85,8 +85,12 @@ class Labelled:
         return len(self.stops) > 0
 
     def loses_end(self, length: int) -> bool:
-        """Whether the token that ends the last trained turn is behind `length`."""
-        return self.stops_at_all and int(self.stops[-1]) >= length
+        """Whether the token that ends the last trained turn is behind `length`.
+
+        Of a row without one, of a template that ends a turn with plain text: its last trained token.
+        """
+        end = self.stops[-1] if self.stops_at_all else self.trained.nonzero()[0][-1]
+        return bool(end >= length)
 
     @property
     def row(self) -> TokenRow:

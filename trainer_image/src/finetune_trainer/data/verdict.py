@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from finetune_api.outcome import Reason
-from finetune_api.v1alpha1 import InvalidRowPolicy
+from finetune_api.v1alpha1 import InvalidRowPolicy, Overlong
 from finetune_trainer.data.doctor import Doctor
 from finetune_trainer.data.options import Options
 from finetune_trainer.data.source import Source
@@ -18,15 +18,15 @@ def judge(source: Source, options: Options, doctor: Doctor, say: Say) -> None:
     Raises:
         RunError: InvalidDataset, TooManyInvalidRows or EmptyDataset.
     """
-    empty = [file.name for number, file in enumerate(source.files) if number not in doctor.filled]
-    if empty:
-        say(f"{source.name}: {len(empty)} files have no rows, for instance {empty[0]}")
+    if doctor.empty.count:
+        say(f"{source.name}: {doctor.empty.count} files have no rows, for instance {doctor.empty.first[0].file}")
     if doctor.invalid.count:
         _judge_invalid(source, options, doctor, say)
-    if doctor.too_long.count:
+    too_long = doctor.tally.too_long
+    if too_long.count and options.dataset.overlong is Overlong.FAIL:
         raise RunError(
             Reason.INVALID_DATASET,
-            f"{doctor.too_long.count} of {doctor.seen} rows are too long: {doctor.too_long}",
+            f"{too_long.count} of {doctor.seen} rows are too long: {too_long}",
             "Shorten them, raise training.maxLength, or set dataset.overlong: Drop or Truncate (for questions, Split).",
         )
     if not doctor.tally.rows:
@@ -35,7 +35,7 @@ def judge(source: Source, options: Options, doctor: Doctor, say: Say) -> None:
             f"no row of {source.name} is left to train: {doctor.tally.emptiness(doctor.seen)}",
             "Raise training.maxLength or shorten the rows.",
         )
-    if options.trains and not doctor.tally.stopping:
+    if options.trains and doctor.tally.endless.count == doctor.tally.rows:
         raise RunError(
             Reason.INVALID_DATASET,
             f"in none of the {doctor.tally.rows} rows of {source.name} is a token trained that ends a turn (the "
@@ -52,7 +52,8 @@ def _judge_invalid(source: Source, options: Options, doctor: Doctor, say: Say) -
         raise RunError(
             Reason.INVALID_DATASET,
             sentence,
-            "Correct or remove these lines and create the job again; nothing was trained or uploaded.",
+            "Correct or remove these lines (dataset-report.json names more of them) and create the job again; nothing "
+            "was trained.",
         )
     if 100 * doctor.invalid.count > limit * doctor.seen:
         raise RunError(

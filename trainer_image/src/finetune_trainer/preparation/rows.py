@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from finetune_trainer.data.dataset import Dataset
 from finetune_trainer.data.key import shard_key
 from finetune_trainer.data.options import Options
 from finetune_trainer.data.prepare import prepare
-from finetune_trainer.data.shards import QUARANTINE, open_shards
+from finetune_trainer.data.report import joined
+from finetune_trainer.data.shards import QUARANTINE, REPORT, open_shards
 from finetune_trainer.data.source import DataFile, Source
 from finetune_trainer.errors import RunError
 from finetune_trainer.preparation.positions import row_limit
@@ -98,27 +100,35 @@ class Rows:
                     shutil.copyfileobj(file, whole)
         store.upload(self._work.quarantine, f".finetune/{self._run.uid}/quarantine.jsonl")
 
+    def upload_report(self, store: Store) -> None:
+        """Put what was found in all sources beside the result, where their shards know it."""
+        found = joined(dict(zip(("train", "evaluation"), self.folders, strict=False)))
+        if found:
+            path = f".finetune/{self._run.uid}/{REPORT}"
+            store.write(path, found)
+            self._say(f"what was found in the rows is in {store.uri}/{path}")
+
     def _fetch(self, number: int, source: DataSource) -> Source:
         """A folder per source, so that messages name a file as the user does and two sources may share names."""
         target = self._work.data / str(number) / "files"
         if not source.more:
-            files, sha256 = self._bring(source.uri, target)
-            return Source(files[0].name if len(files) == 1 else source.uri, files, sha256)
+            return self._bring(source.uri, target)
         brought = [self._bring(uri, target / str(place), place) for place, uri in enumerate(source.uris)]
-        digests = "".join(f"{sha256}\n" for _, sha256 in brought)
-        named = [
-            replace(file, name=_within(uri, file.name))
-            for uri, (files, _) in zip(source.uris, brought, strict=True)
-            for file in files
-        ]
-        name = f"{source.uri} and {len(source.more)} more"
-        return Source(name, tuple(named), hashlib.sha256(digests.encode()).hexdigest())
+        digests = "".join(f"{each.sha256}\n" for each in brought)
+        pairs = list(zip(source.uris, brought, strict=True))
+        return Source(
+            f"{source.uri} and {len(source.more)} more",
+            tuple(replace(file, name=_within(uri, file.name)) for uri, each in pairs for file in each.files),
+            hashlib.sha256(digests.encode()).hexdigest(),
+            tuple(_within(uri, name) for uri, each in pairs for name in each.left_alone),
+        )
 
-    def _bring(self, uri: str, target: Path, place: int = 0) -> tuple[tuple[DataFile, ...], str]:
+    def _bring(self, uri: str, target: Path, place: int = 0) -> Source:
         fetched = fetch_files(uri, self._run.storage, target, self._chatter, reads)
         if others := fetched.left_alone:
             self._say(f"{len(others)} files below {uri} are left alone, for instance {others[0]}: name one to read it")
-        return tuple(DataFile(name, file.path, place) for name, file in fetched.files.items()), fetched.sha256
+        files = tuple(DataFile(name, file.path, place) for name, file in fetched.files.items())
+        return Source(files[0].name if len(files) == 1 else uri, files, fetched.sha256, fetched.left_alone)
 
     def _options(self) -> list[Options]:
         run, limit = self._run, row_limit(self._run, self._work.model)
@@ -131,13 +141,16 @@ def _within(uri: str, name: str) -> str:
 
 
 def write_rows(rows: Rows, store: Store) -> None:
-    """Write all of `rows`; what was skipped goes to `store`."""
+    """Write all of `rows`; what was found and what was skipped go to `store`."""
     try:
         rows.write()
     except RunError:  # too many rows were bad: now they are wanted most
         rows.upload_quarantine(store)
+        with suppress(RunError):  # the verdict is the same without
+            rows.upload_report(store)
         raise
     rows.upload_quarantine(store)
+    rows.upload_report(store)
 
 
 def weighted(run: RunFile, train: Dataset, say: Say) -> Dataset:

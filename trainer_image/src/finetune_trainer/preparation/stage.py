@@ -41,6 +41,7 @@ def execute(run: RunFile, work: WorkDir, stop: StopSwitch) -> Outcome:
     there = stored.keys() == keys and stored.restore(rows.folders, work.staging)
     if there:
         reporter.say("an earlier attempt has prepared these very rows")
+        rows.upload_report(store)
     else:
         write_rows(rows, store)
     train, *others = [Dataset.open(folder) for folder in rows.folders]

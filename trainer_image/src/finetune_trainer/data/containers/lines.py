@@ -25,7 +25,8 @@ def _row(raw: bytes) -> dict[str, Any] | RowError:
         return RowError(message, Kind.NOT_UTF8)
     except json.JSONDecodeError as error:
         half = " (the file ends within this line: was it cut off?)" if not raw.endswith(b"\n") else ""
-        return RowError(f"is not valid JSON: {error.msg} at column {error.colno}{half}", Kind.UNREADABLE)
+        what = error.msg.removesuffix(" at")
+        return RowError(f"is not valid JSON: {what} at column {error.colno}{half}", Kind.UNREADABLE)
     except ValueError:
         return RowError("has a number of more digits than can be read", Kind.UNREADABLE)
     except RecursionError:
