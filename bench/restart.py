@@ -1,4 +1,7 @@
-"""A restart in front of many FineTuneJobs that are over: when the operator is through with them, and what it takes."""
+"""A restart in front of many FineTuneJobs: when the operator is through with them, and what it takes.
+
+Two of three are over, and one waits in a queue of Kueue.
+"""
 
 import argparse
 import asyncio
@@ -27,7 +30,8 @@ async def restart(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """
     with a_plane(folder / "p") as plane:
         async with api(plane) as client:
-            await each(range(options.many), lambda number: _finished(client, number), _AT_ONCE)
+            make = {number: _queued if number % 3 == 0 else _finished for number in range(options.many)}
+            await each(make, lambda number: make[number](client, number), _AT_ONCE)
         found: dict[str, list[Any]] = {"seconds": [], "rss_mb": [], "peak_rss_mb": [], "operator_cpu_seconds": []}
         for number in range(_REPEATS + 1):
             audit = Audit(plane)
@@ -56,6 +60,17 @@ def _through(operator: Operator, count: int) -> Any:
         return metric(text, "finetune_jobs") == count and not metric(text, "finetune_workqueue_depth")
 
     return seen
+
+
+async def _queued(client: Api, number: int) -> None:
+    """One FineTuneJob whose Job waits in a queue, as Kueue keeps it there."""
+    made = await client.call("POST", FTJ, json.dumps(job(f"queued-{number}", queueName="team")).encode())
+    manifest = job_manifest(
+        parse_job(made), namespace=NAMESPACE, uid=made["metadata"]["uid"], stage=Stage.PREPARE, attempt=1,
+        settings=Settings(trainer_image="simulated/trainer:1"),
+    )  # fmt: skip
+    manifest["spec"]["managedBy"] = "bench.example/nobody"
+    await client.call("POST", JOBS, json.dumps(manifest).encode())
 
 
 async def _finished(client: Api, number: int) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+from datetime import timedelta
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 
 from finetune_operator.survey import Survey
 from finetune_operator.workqueue import Lane, WorkQueue
+from tests.controller.kueue import QueuedWorld
 from tests.controller.test_convergence import moves, outcomes, suspensions
-from tests.controller.world import KEY, World
+from tests.controller.world import KEY, World, stamp
 
 
 class Counting(World):
@@ -110,6 +112,18 @@ def test_suspended_is_at_rest_and_running_is_not() -> None:
         world.end_pods()
         world.sync_jobs()
     assert look(world).due == []
+
+
+def test_who_waits_in_a_queue_is_at_rest_until_it_was_stopped() -> None:
+    """Thousands may wait. An Event says why the quota was taken back: of one that has never had any there is none."""
+    world = QueuedWorld()
+    for _ in range(3):
+        world.reconcile()
+    (job,) = world.jobs.values()
+    for after, due in ((0, []), (300, [(KEY, Lane.PATIENT)])):
+        since = stamp(world.now + timedelta(seconds=after))
+        job["status"]["conditions"] = [{"type": "Suspended", "status": "True", "lastTransitionTime": since}]
+        assert look(world).due == due
 
 
 def test_who_is_gone_is_looked_at_once_more() -> None:

@@ -38,6 +38,9 @@ _SLOWEST = [State.PENDING, State.STARTING, State.STOPPING, State.RUNNING]
 """Several pods are where the first of these is true of one."""
 
 
+_AT_ONCE = timedelta(seconds=3)  # the Job controller has said by then that a new Job is suspended, as a rule
+
+
 @dataclass(frozen=True)
 class Attempt:
     """Facts about one attempt, that is one Job."""
@@ -55,6 +58,8 @@ class Attempt:
     """Kueue's queue that it is in: its spec is Kueue's then."""
     stopped_because: str = ""
     """Why Kueue took its quota back, while it waits for it."""
+    suspended_anew: bool = False
+    """Whether it is suspended and may have been resumed before, by what the Job says."""
     deleted: bool = False
     """Its Job is on its way out, and goes when its pods have ended."""
     nodes: int = 1
@@ -196,6 +201,7 @@ def _attempt(job: Resource, pods: list[Resource], events: dict[str, list[Resourc
         suspended=suspended,
         queue=queue,
         stopped_because=str(refusals[-1].get("message", "")) if queued and refusals else "",
+        suspended_anew=_suspended_anew(job),
         deleted=bool(metadata.get("deletionTimestamp")),
         nodes=nodes,
         live_pods=sum(gang.live(pod) for pod in pods),
@@ -272,6 +278,13 @@ def _stopped(job: Resource) -> datetime | None:
     suspended = parse_time((evidence.condition(job, "Suspended") or {}).get("lastTransitionTime"))
     grace = job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", 30)
     return suspended + timedelta(seconds=grace) if suspended else None
+
+
+def _suspended_anew(job: Resource) -> bool:
+    """A Job that is suspended from the beginning says so from its beginning."""
+    since = parse_time((evidence.condition(job, "Suspended") or {}).get("lastTransitionTime"))
+    created = parse_time(job["metadata"]["creationTimestamp"])
+    return since is not None and created is not None and since - created > _AT_ONCE
 
 
 def _ended(job: Resource) -> datetime | None:

@@ -378,8 +378,9 @@ def _only_progress(decided: Plan, patch: Resource) -> bool:
 
 
 def _wants_a_look(attempt: Attempt) -> bool:
-    """Who runs is asked for its progress, and of who waits for a pod, Events say why."""
-    return attempt.state is not State.ENDED and not (attempt.suspended and not attempt.live_pods and not attempt.queue)
+    """Who runs is asked for its progress, and Events say why one waits for a pod, or for the quota that it had."""
+    waits = attempt.suspended and not attempt.live_pods and not (attempt.queue and attempt.suspended_anew)
+    return attempt.state is not State.ENDED and not waits
 
 
 def _reason(status: Status) -> str:
