@@ -153,3 +153,31 @@ def test_a_turn_that_ends_with_plain_text_has_no_stop() -> None:
         row = labelled(endless, chat([("a", "b"), ("c", "d")]), train_on=train_on)
         assert row.trained.any()
         assert row.stops.tolist() == []
+
+
+@pytest.mark.parametrize("added", ["\n", "\n\n", "</table>"])
+def test_added_tokens_that_are_text_end_no_turn(added: str) -> None:
+    """Many vocabularies have blanks and HTML as added tokens: no model stops there; text behind an end stays out."""
+    fast = tokenizer(
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ': ' + m['content'] + '\n\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant: ' }}{% endif %}"
+    )
+    fast.add_tokens([added])
+    messages = chat([("a", "b"), ("c", "d</table>")])
+    for train_on in TrainOn:
+        assert labelled(fast, messages, train_on=train_on).stops.tolist() == []
+    plain = labelled(CHATML, messages)
+    fast.chat_template = CHATML.chat_template
+    assert trained_texts(fast, labelled(fast, messages).row) == trained_texts(CHATML, plain.row)
+
+
+def test_an_added_token_of_the_template_ends_a_turn() -> None:
+    """Also where it was added without being special."""
+    fast = tokenizer(
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<end>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    fast.add_tokens(["<end>"])
+    row = labelled(fast, chat([("a", "b")]))
+    assert trained_texts(fast, row.row) == ["b<end>"]
+    assert fast.convert_ids_to_tokens(row.input_ids[row.stops].tolist()) == ["<end>"]

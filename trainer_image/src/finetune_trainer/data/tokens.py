@@ -137,9 +137,7 @@ class Labeller:
         self._inner = tokenizer.backend_tokenizer
         self._inner.no_truncation()
         self._inner.no_padding()
-        # Several tokenizers add runs of blanks, which are text: to train one teaches no model to stop.
-        added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
-        markers = sorted(added | {*tokenizer.all_special_ids})
+        markers = _markers(tokenizer)
         self._markers = np.array(markers, dtype=np.int32)
         self._is_marker = np.zeros(max([self._inner.get_vocab_size(), *(marker + 1 for marker in markers)]), np.bool_)
         self._is_marker[self._markers] = True
@@ -230,6 +228,20 @@ class Labeller:
                 Kind.TEMPLATE,
             )
         return whole
+
+
+def _markers(tokenizer: Any) -> list[int]:
+    """Tokens that may end a turn: special ones, and added ones that the chat template writes.
+
+    Other added tokens are text, runs of blanks or `</table>`: to train one teaches no model to stop.
+    """
+    template = str(tokenizer.chat_template or "")
+    added = {
+        number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.content.strip() and (token.special or token.content in template)
+    }
+    return sorted({*added, *tokenizer.all_special_ids})
 
 
 def _encoded(encoding: Any) -> _Encoded:
