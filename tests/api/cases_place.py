@@ -13,7 +13,8 @@ ACCEPTED = [
         "nodes by their labels and taints",
         _job(
             "resources: {nodeSelector: {topology.kubernetes.io/zone: a, gpu: ''}, "
-            "tolerations: [{operator: Exists}, {key: nvidia.com/gpu, operator: Exists}, {key: team, value: ml}]}"
+            "tolerations: [{operator: Exists}, {key: '', operator: Exists, value: ''}, "
+            "{key: nvidia.com/gpu, operator: Exists}, {key: team, value: ml}]}"
         ),
     ),
 ]
@@ -30,6 +31,15 @@ REFUSED = [
         "no label's key to prepare",
         _job("resources: {prepare: {nodeSelector: {-a: x}}}"),
         "spec.resources.prepare.nodeSelector",
+    ),
+    Case(
+        "a label's key with an empty part",
+        _job("resources: {nodeSelector: {a..b/c: x}}"),
+        "spec.resources.nodeSelector",
+    ),
+    Case("a toleration of an empty key", _job("resources: {tolerations: [{key: ''}]}"), "spec.resources.tolerations"),
+    Case(
+        "a quantity of 26 characters", _job("resources: {memory: 1.0000000000000000000000Gi}"), "spec.resources.memory"
     ),
     Case("no label's value", _job("resources: {nodeSelector: {zone: a b}}"), "spec.resources.nodeSelector.zone"),
     Case("a toleration of nothing", _job("resources: {tolerations: [{value: x}]}"), "spec.resources.tolerations"),

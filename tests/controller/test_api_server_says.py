@@ -185,19 +185,46 @@ async def test_a_list_is_heard_at_once() -> None:
 
 
 async def test_what_is_forbidden_is_asked_for_again() -> None:
-    """Kopf ends a watch for good that it has no right to. As an error of the connection, it is one to try again."""
+    """Kopf ends a watch for good that it has no right to. As an error of the connection, it is one to try again.
+
+    Of the whole cluster it is an error like others (below): it ends the process.
+    """
 
     async def forbidden(_: web.Request) -> web.StreamResponse:
         return web.json_response({"message": "no"}, status=403)
 
     async with heard_on(forbidden) as (client, heard, _):
-        for path in ("/api/v1/pods?limit=500", "/api/v1/pods?watch=true"):
+        for query in ("limit=500", "watch=true"):
             with pytest.raises(aiohttp.ClientConnectionError):
-                await client.get(path)
-        assert heard == ["refused /api/v1/pods"] * 2
+                await client.get(f"/api/v1/namespaces/a/pods?{query}")
+        assert heard == ["refused /api/v1/namespaces/a/pods"] * 2
 
 
-@pytest.mark.parametrize("code", [410, 429, 500])
+async def test_a_watch_that_goes_on_after_a_refusal_wants_a_survey() -> None:
+    """It brings what happens from now on; what was forgotten meanwhile it does not bring."""
+    codes = iter([200, 200, 403, 200, 200])
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"items": []}, status=next(codes))
+
+    listed: list[bool] = []
+    async with served(answer) as url:
+        listener = listening.Listener(lambda _: None, lambda _: None, lambda: listed.append(True))
+        session = listening.session(kopf.ConnectionInfo(server=url, token="t"), "agent", listener)
+        async with session.aiohttp_session as client:
+            path = url + "/api/v1/namespaces/a/pods"
+            async with client.get(path):
+                assert len(listed) == 1
+            async with client.get(f"{path}?watch=true"):
+                assert len(listed) == 1
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await client.get(f"{path}?watch=true")
+            for _ in range(2):
+                async with client.get(f"{path}?watch=true"):
+                    assert len(listed) == 2
+
+
+@pytest.mark.parametrize("code", [403, 410, 429, 500])
 async def test_an_error_is_not_heard(code: int) -> None:
     """Neither of a list nor of a watch, whatever its body."""
 

@@ -191,6 +191,28 @@ def test_unschedulable_speaks_with_the_schedulers_words() -> None:
     assert (world.condition()["reason"], world.condition()["message"]) == ("Unschedulable", said)
 
 
+def test_a_node_has_its_half_minute_from_when_it_got_the_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod that waited long for a node finds warnings there that pass, and is not asked about at once."""
+    world = World()
+    pod = waiting(world)
+    asked: list[tuple[str, ...]] = []
+
+    async def events_about(*about: str) -> list[dict[str, str]]:
+        asked.append(about)
+        return []
+
+    monkeypatch.setattr(world, "events_about", events_about)
+    world.pass_time(600)
+    pod["spec"]["nodeName"] = "node-1"
+    placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp(world.now)}
+    pod["status"]["conditions"] = [placed]
+    assert world.reconcile() == 30
+    assert asked == []
+    world.pass_time(31)
+    world.reconcile()
+    assert len(asked) == 1
+
+
 SANDBOX = "Failed to create pod sandbox: plugin failed to set up network for %s"
 
 
@@ -201,17 +223,20 @@ SANDBOX = "Failed to create pod sandbox: plugin failed to set up network for %s"
         ("Warning", "FailedAttachVolume", "Multi-Attach error", "VolumeMountFailed"),
         ("Warning", "FailedCreatePodSandBox", SANDBOX % ("ab12" * 16), "Unknown"),
         ("Normal", "Pulling", "Pulling image", "Starting"),
-        ("Warning", "FailedScheduling", "0/1 nodes are available", "Starting"),
+        ("Warning", "FailedScheduling", "0/1 nodes are available", "VolumeMountFailed"),
+        ("Warning", "DNSConfigForming", "Nameserver limits were exceeded", "VolumeMountFailed"),
+        ("Normal", "SandboxChanged", "it will be killed and re-created", "VolumeMountFailed"),
     ],
 )
 def test_a_node_that_cannot_prepare_the_pod_says_so_in_events(
     kind: str, event: str, message: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of it is in the pod's status. Only the newest counts, and it is asked for when the start is slow."""
+    """Nothing of it is in the pod's status. What says nothing of a start, or only that it is tried anew, is no news."""
     world = World()
     pod = waiting(world)
     pod["spec"]["nodeName"] = "node-1"
     asked: list[tuple[str, ...]] = []
+    told = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")
     tries = iter(["ab12" * 16, "cd34" * 16])
 
     async def events_about(*about: str) -> list[dict[str, str]]:
@@ -226,7 +251,7 @@ def test_a_node_that_cannot_prepare_the_pod_says_so_in_events(
     assert world.reconcile() == 30
     assert asked == [("research", pod["metadata"]["uid"], "")]
     assert (world.condition()["status"], world.condition()["reason"]) == ("Unknown", reason)
-    assert (event in world.condition()["message"]) == (reason != "Starting")
+    assert ("did not, at first" in world.condition()["message"]) == (event not in told and reason != "Starting")
     before = list(world.writes)
     world.reconcile()
     assert world.writes == before, "another try with another sandbox is no news"

@@ -115,6 +115,16 @@ def assert_verdicts_fell_once(plane: ControlPlane, where: str, ends: dict[str, s
         assert said[name] in ([end], ["Unknown", end]), name
 
 
+def events_of(plane: ControlPlane, where: str) -> dict[str, Counter[str]]:
+    """How often each reason was recorded, by FineTuneJob."""
+    found: dict[str, Counter[str]] = {}
+    for event in get(plane, "events", namespace=where)["items"]:
+        if event["involvedObject"]["kind"] == names.KIND:
+            counted = found.setdefault(event["involvedObject"]["name"], Counter())
+            counted[event["reason"]] += event.get("count", 1)
+    return found
+
+
 def refused_statuses(plane: ControlPlane, where: str) -> int:
     """How many status writes the API server refused because the object had changed since it was read."""
     asked = (entry for entry in plane.audit() if entry.get("objectRef", {}).get("namespace") == where)

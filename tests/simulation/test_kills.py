@@ -30,6 +30,7 @@ from tests.simulation.laws import (
     assert_verdicts_fell_once,
     created,
     ended,
+    events_of,
     jobs_of,
     likeness,
     namespace,
@@ -163,14 +164,16 @@ def live_until_killed(proxy: FaultyApi, operators: Nursery, work: Work, point: t
 
 @pytest.fixture(scope="module")
 def undisturbed(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Per kind, the status of a job that nobody disturbed."""
+    """Per kind, the status of a job that nobody disturbed, and its Events."""
     with behind(plane, "unkilled", tmp_path_factory.mktemp("unkilled")) as (_, operator), operator:
         operator.wait_until_ready()
         for sort, spec in KINDS.items():
             apply_jobs(plane, "unkilled", [sort], **{key: value for key, value in spec.items() if key != TTL})
         work = Work(plane, "unkilled")
         wait_for("the one in the queue to leave it", lambda: "queueName" not in work.tend()["queued"]["spec"])
-        return {name: likeness(found) for name, found in all_ended(plane, "unkilled").items()}
+        done = {name: likeness(found) for name, found in all_ended(plane, "unkilled").items()}
+        wait_for("the Events", lambda: "Published" in events_of(plane, "unkilled")["plain"])
+        return {"statuses": done, "events": events_of(plane, "unkilled")}
 
 
 def kind(name: str) -> str:
@@ -179,14 +182,24 @@ def kind(name: str) -> str:
 
 
 def check(plane: ControlPlane, where: str, names: list[str], undisturbed: dict[str, Any]) -> None:
-    """Jobs per attempt = 1, nothing lost, no verdict taken back, statuses as if nothing had happened."""
+    """Jobs per attempt = 1, nothing lost, no verdict taken back, statuses as if nothing had happened.
+
+    An Event may be lost with the process that had it to tell; none is told twice.
+    """
     left = jobs_of(plane, where)
     assert created(plane, where) == sum((once_each([n], ATTEMPTS.get(kind(n), _USUAL)) for n in names), Counter())
     ends = {name: "False" if name.startswith("late") else "True" for name in names}
     assert_verdicts_fell_once(plane, where, ends)
     assert set(left) == {name for name in names if not name.startswith("brief")}
     for name, resource in left.items():
-        assert likeness(resource) == undisturbed[kind(name)], name
+        assert likeness(resource) == undisturbed["statuses"][kind(name)], name
+    for name, counted in events_of(plane, where).items():
+        usual = undisturbed["events"][kind(name)]
+        assert all(count <= usual[reason] for reason, count in counted.items() if reason in usual), (
+            name,
+            counted,
+            usual,
+        )
 
 
 def rounds(plane: ControlPlane, seed: int, folder: Path, undisturbed: dict[str, Any]) -> None:

@@ -94,10 +94,13 @@ DISTINCT = AfterValidator(_distinct)
 NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 ObjectName = Annotated[str, Field(pattern=NAME, min_length=1, max_length=63)]
 
-LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+_DNS_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_LABEL_KEY = rf"({_DNS_LABEL}(\.{_DNS_LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?"
+LABEL_KEY, KEY_OR_NONE = f"^{_LABEL_KEY}$", f"^({_LABEL_KEY})?$"
 """Of labels and taints. https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax"""
 LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
 
+_QUANTITY_LENGTH = 24
 _UNIT = r"(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?" + _UNIT
 _SIZE = r"^(0*[1-9][0-9]*(\.[0-9]+)?|0+\.0*[1-9][0-9]*)" + _UNIT
@@ -105,7 +108,7 @@ _SIZE = r"^(0*[1-9][0-9]*(\.[0-9]+)?|0+\.0*[1-9][0-9]*)" + _UNIT
 
 def _quantity(value: object) -> str:
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if not isinstance(text, str) or not re.fullmatch(_QUANTITY, text):
+    if not isinstance(text, str) or len(text) > _QUANTITY_LENGTH or not re.fullmatch(_QUANTITY, text):
         raise PydanticCustomError("quantity", "should be a quantity such as 500m, 2 or 8Gi")
     return text
 
@@ -118,7 +121,7 @@ def _size(text: str) -> str:
 
 def _int_or_string(pattern: str, minimum: int) -> WithJsonSchema:
     """The API server judges a string by the pattern, and an integer by the minimum."""
-    judged = {"pattern": pattern, "maxLength": 24, "minimum": minimum}
+    judged = {"pattern": pattern, "maxLength": _QUANTITY_LENGTH, "minimum": minimum}
     return WithJsonSchema({"x-kubernetes-int-or-string": True, **judged})
 
 

@@ -17,6 +17,7 @@ _KILLED = (137, 143)
 _IMAGE_TROUBLE = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _POD_NAME_END = re.compile(r"(?<=[a-z0-9])-[a-z0-9]{5}\"(?= is forbidden)")
 _VOLUME_TROUBLE = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
+_NODE_TROUBLE = (*_VOLUME_TROUBLE, "FailedCreatePodSandBox", "NetworkNotReady")
 _SANDBOX = re.compile(r"\b[0-9a-f]{64}\b")
 _JOB_SAYS_EXIT_CODE = re.compile(r"failed with exit code (\d+)")
 
@@ -208,13 +209,17 @@ def trouble(pod: Resource | None, events: list[Resource]) -> Trouble | None:
     for found in pod.get("status", {}).get("conditions") or []:
         if found.get("type") == "PodScheduled" and found.get("reason") == "Unschedulable":
             return Trouble(ClusterReason.UNSCHEDULABLE, str(found.get("message", "")))
-    return _node_says(events[-1]) if events else None
+    return _node_says(events)
 
 
-def _node_says(newest: Resource) -> Trouble | None:
-    """Volumes and the pod's sandbox are told nowhere else. A normal Event after a warning: it has gone on since."""
-    reason = str(newest.get("reason", ""))
-    if newest.get("type") != "Warning" or reason == "FailedScheduling":
+def _node_says(events: list[Resource]) -> Trouble | None:
+    """Volumes and the pod's sandbox are told nowhere else. A normal Event after a warning: it has gone on since.
+
+    But for SandboxChanged, which the kubelet says before each new try.
+    """
+    said = [event for event in events if event.get("type") == "Normal" or event.get("reason") in _NODE_TROUBLE]
+    newest = next((event for event in reversed(said) if event.get("reason") != "SandboxChanged"), {})
+    if (reason := newest.get("reason")) not in _NODE_TROUBLE:
         return None
     message = f"{reason}: {_SANDBOX.sub('...', str(newest.get('message', '')))}"  # each try makes a sandbox of its own
     return Trouble(ClusterReason.VOLUME_MOUNT_FAILED if reason in _VOLUME_TROUBLE else ClusterReason.UNKNOWN, message)

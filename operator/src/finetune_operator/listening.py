@@ -3,8 +3,8 @@
 Kopf swallows bookmarks, and an Event handler hears nothing on a quiet cluster. But each watch brings a bookmark every
 minute, so one on which no byte arrives for minutes is dead, whatever its connection and its task look like.
 
-Kopf also ends a watch that it has no right to any more, for good. Of several namespaces one may be deleted, and its
-Roles with it, so such a watch is asked for again and again: then the others go on, and it does when it is back.
+Kopf also ends a watch that it has no right to any more, for good. A namespace may be deleted, and its Roles with it,
+while others are watched, so within one such a watch is asked for again and again: it goes on when the right is back.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import kopf
 from finetune_api import names
 
 WATCHED = (names.PLURAL, "jobs", "pods")
-_REFUSED_SECONDS = 20  # at most: less than a request may take
+_REFUSED_SECONDS = 8  # at most; kopf adds up to 21 of its own
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Listener:
     refused: Callable[[str], None]
     """There is no right to list or watch this."""
     listed: Callable[[], None] = lambda: None
-    """A list begins to arrive."""
+    """A list begins to arrive, or a watch goes on that was refused: who knows what was missed."""
 
 
 class _Ears:
@@ -58,15 +58,16 @@ def session(connection: kopf.ConnectionInfo, agent: str, listener: Listener) -> 
             result = await super().start(connection)
             if self.url.name not in WATCHED:  # kopf asks which kinds there are, too, and only once
                 return result
-            if self.status == 403:
+            if self.status == 403 and "/namespaces/" in self.url.path:
                 listener.refused(self.url.path)
                 refusals[self.url.path] += 1  # the first ones may come from an API server that has just started
                 await asyncio.sleep(min(refusals[self.url.path] - 1, _REFUSED_SECONDS))
                 raise aiohttp.ClientConnectionError("there is no right to it now; kopf asks again after this error")
             if self.status == 200:
-                refusals.pop(self.url.path, None)
-                if "watch" not in self.url.query:
-                    listener.heard(self.url.path)  # a list; of a watch only what it brings counts
+                listed, refused = "watch" not in self.url.query, refusals.pop(self.url.path, 0)
+                if listed:
+                    listener.heard(self.url.path)  # of a watch only what it brings counts
+                if listed or refused:
                     listener.listed()
                 self.content = _Ears(self.content, lambda: listener.heard(self.url.path))  # type: ignore[assignment]
             return result

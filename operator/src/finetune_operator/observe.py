@@ -72,6 +72,8 @@ class Attempt:
     """Pods whose container has not started, with those that are missing."""
     unstarted: tuple[str, ...] = ()
     """Uids of the pods that a node has and whose container has not started."""
+    placed: datetime | None = None
+    """When a node took the first of those, as far as the pod says so."""
     ending: Ending | None = None
     ended: datetime | None = None
     trouble: Trouble | None = None
@@ -188,6 +190,7 @@ def _attempt(job: Resource, pods: list[Resource], events: dict[str, list[Resourc
     silent = [(since, pod) for pod in current if (since := spans.silent_since(pod))]
     state = State.ENDED if how else min((_state(pod) for pod in [*current, *[None] * missing]), key=_SLOWEST.index)
     waiting = [pod for pod in current if _state(pod) in _WAITING]
+    starting = [pod for pod in waiting if _state(pod) is State.STARTING]
     waits = state in _WAITING
     suspended, queue = bool(job["spec"].get("suspend")), (metadata.get("labels") or {}).get(names.LABEL_QUEUE)
     queued = suspended and queue is not None
@@ -207,7 +210,8 @@ def _attempt(job: Resource, pods: list[Resource], events: dict[str, list[Resourc
         live_pods=sum(gang.live(pod) for pod in pods),
         missing_pods=missing,
         waiting_pods=len(waiting) + missing,
-        unstarted=tuple(_uid(pod) for pod in waiting if _state(pod) is State.STARTING),
+        unstarted=tuple(_uid(pod) for pod in starting),
+        placed=_placed(starting[0]) if starting else None,
         ending=how,
         ended=_ended(job) if how else None,
         trouble=_trouble(waiting, missing, events, refusals) if waits and not queued else None,
@@ -278,6 +282,10 @@ def _stopped(job: Resource) -> datetime | None:
     suspended = parse_time((evidence.condition(job, "Suspended") or {}).get("lastTransitionTime"))
     grace = job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", 30)
     return suspended + timedelta(seconds=grace) if suspended else None
+
+
+def _placed(pod: Resource) -> datetime | None:
+    return parse_time((evidence.condition(pod, "PodScheduled") or {}).get("lastTransitionTime"))
 
 
 def _suspended_anew(job: Resource) -> bool:

@@ -315,20 +315,22 @@ def _events_may_say(facts: Attempt, now: datetime) -> float:
 
     Soon at first. What has waited for long, for a quota as a rule, is asked about less.
     """
-    waited = (now - (facts.pending_since or facts.created)).total_seconds()
-    if facts.state is State.STARTING:
-        return max(_SLOW_START_SECONDS, min(waited / 10, _STILL_WAITS_SECONDS))
-    return min(max(_NO_POD_YET_SECONDS, waited / 10), _STILL_WAITS_SECONDS)
+    first = _SLOW_START_SECONDS if facts.state is State.STARTING else _NO_POD_YET_SECONDS
+    return min(max(first, _waited(facts, now) / 10), _STILL_WAITS_SECONDS)
 
 
 def untold(facts: Attempt, now: datetime) -> tuple[str, str] | None:
     """Uid and reason of the Events that alone say why the attempt waits, if any do."""
     if facts.state is State.PENDING and facts.missing_pods:
         return facts.uid, queueing.event(facts)
-    waited = (now - (facts.pending_since or now)).total_seconds()
-    if facts.state is State.STARTING and not facts.trouble and waited >= _SLOW_START_SECONDS:
-        return facts.unstarted[0], ""  # of several pods, one
-    return None
+    slow = facts.state is State.STARTING and _waited(facts, now) >= _SLOW_START_SECONDS
+    return (facts.unstarted[0], "") if slow and not facts.trouble else None  # of several pods, one
+
+
+def _waited(facts: Attempt, now: datetime) -> float:
+    """Seconds for a pod, or since a node has it for its start."""
+    since = (facts.placed if facts.state is State.STARTING else None) or facts.pending_since or facts.created
+    return (now - since).total_seconds()
 
 
 def _listen(status: Status, newest: AttemptStatus, progress: Progress, facts: Attempt) -> None:

@@ -5,7 +5,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune_api.base import LABEL_KEY, LIST_ATOMIC, LabelValue, Object, ObjectName, Quantity, Rule, Seconds, Size
+from finetune_api.base import (
+    KEY_OR_NONE,
+    LABEL_KEY,
+    LIST_ATOMIC,
+    LabelValue,
+    Object,
+    ObjectName,
+    Quantity,
+    Rule,
+    Seconds,
+    Size,
+)
 
 Labels = Annotated[dict[str, LabelValue], Field(max_length=32)]
 
@@ -27,19 +38,19 @@ class Toleration(Object):
 
     rules = (
         Rule(
-            cel="has(self.key) || self.operator == 'Exists'",
-            holds=lambda t: t.key is not None or t.operator == "Exists",
+            cel="(has(self.key) && self.key != '') || self.operator == 'Exists'",
+            holds=lambda t: bool(t.key) or t.operator == "Exists",
             message="a toleration without a key is for every taint; set operator: Exists",
             field="operator",
         ),
         Rule(
-            cel="self.operator != 'Exists' || !has(self.value)",
-            holds=lambda t: t.operator != "Exists" or t.value is None,
+            cel="self.operator != 'Exists' || !has(self.value) || self.value == ''",
+            holds=lambda t: t.operator != "Exists" or not t.value,
             message="operator Exists takes no value; remove it, or set operator: Equal",
             field="value",
         ),
     )
-    key: Annotated[str, Field(pattern=LABEL_KEY, max_length=253)] | None = None
+    key: Annotated[str, Field(pattern=KEY_OR_NONE, max_length=317)] | None = None
     """Taint key; none matches every key."""
     operator: Literal["Exists", "Equal"] = "Equal"
     """How value is compared."""
