@@ -35,6 +35,15 @@ def test_promtool_agrees(promtool: Path, arguments: tuple[str, ...]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_everything_that_waits_for_a_person_is_in_that_alert() -> None:
+    """The reasons that docs/status.md says keep a job from starting, and a spec that cannot be used."""
+    (alert,) = [rule for rule in ALERTS if rule["alert"] == "FinetuneJobsNeedSomebody"]
+    (states,) = re.findall(r'state=~"([^"]+)"', alert["expr"])
+    page = (REPOSITORY / "docs" / "status.md").read_text()
+    (row,) = re.findall(r"^\| ([^|]+) \| it cannot start", page, re.MULTILINE)
+    assert {*states.split("|")} == {*row.split(", "), "InvalidSpec"}
+
+
 def test_each_alert_fires_and_is_silent_in_a_test() -> None:
     """None is left to chance."""
     cases = [case for test in yaml.safe_load(TESTS.read_text())["tests"] for case in test["alert_rule_test"]]
