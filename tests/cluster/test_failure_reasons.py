@@ -85,10 +85,15 @@ def test_wrong_key_is_told_without_the_key(verdicts: dict[str, Json]) -> None:
 
 
 def test_nothing_was_published(verdicts: dict[str, Json], s3_client: Any) -> None:
-    """No failed job left an object in the bucket."""
-    for name in verdicts:
+    """No failed job left an object in the bucket, but for the report on rows that were read and refused."""
+    for name, job in verdicts.items():
         listing = s3_client.list_objects_v2(Bucket="adapters", Prefix=f"{name}/")
-        assert listing.get("KeyCount", 0) == 0, listing
+        report = f"{name}/.finetune/{job['metadata']['uid']}/dataset-report.json"
+        assert {found["Key"] for found in listing.get("Contents", [])} <= {report}
+        if name in ("half-line", "wrong-role"):
+            told = json.loads(s3_client.get_object(Bucket="adapters", Key=report)["Body"].read())["train"]
+            assert told["refused"].startswith("InvalidDataset: ")
+            assert [(found["count"], found["first"][0]["line"]) for found in told["findings"]] == [(1, 33)]
 
 
 def test_a_warning_event_tells_it_too(verdicts: dict[str, Json], installed: Any) -> None:
