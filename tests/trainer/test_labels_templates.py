@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from finetune_trainer.data.findings import RowError
@@ -58,6 +58,7 @@ def test_labels_are_those_of_generation_markers(name: str, pairs: list[tuple[str
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(pairs=exchanges)
+@example(pairs=[("", " ")])
 @settings(max_examples=25, deadline=None)
 def test_offsets_without_blanks_change_nothing(name: str, pairs: list[tuple[str, str]]) -> None:
     """A tokenizer whose offsets leave out leading blanks gets the same labels."""

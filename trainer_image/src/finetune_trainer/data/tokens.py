@@ -126,6 +126,9 @@ class _Encoded:
         return int(first), max(int(first), int(end))
 
 
+_BLANK = "\u0120"  # how byte-level vocabularies write a blank
+
+
 class Labeller:
     """Tokenises with one tokenizer, and labels what comes out.
 
@@ -142,6 +145,12 @@ class Labeller:
         self._is_marker = np.zeros(max([self._inner.get_vocab_size(), *(marker + 1 for marker in markers)]), np.bool_)
         self._is_marker[self._markers] = True
         self._end = tokenizer.eos_token_id
+        vocabulary = self._inner.get_vocab()
+        self._blanks_behind = np.zeros(
+            max([len(self._is_marker), *(number + 1 for number in vocabulary.values())]), np.int32
+        )
+        for token, number in vocabulary.items():
+            self._blanks_behind[number] = len(token) - len(token.rstrip(_BLANK)) if token.strip(_BLANK) else 0
 
     def tokenize(self, texts: Sequence[str], *, begun: bool) -> list[Any]:
         """Tokenise texts together; with `begun` a text already has what the tokenizer would put before it."""
@@ -153,7 +162,7 @@ class Labeller:
         results: list[Labelled | RowError] = []
         for chat, encoding in zip(chats, encodings, strict=True):
             try:
-                results.append(self._label(chat, _encoded(encoding)))
+                results.append(self._label(chat, _encoded(encoding, self._blanks_behind)))
             except RowError as error:
                 results.append(error)
         return results
@@ -215,7 +224,7 @@ class Labeller:
         starts = [a for a, b in pairwise(cuts) if a < b]
         # The template writes all special tokens itself; adding them again would double the BOS.
         encodings = self.tokenize([text[a:b] for a, b in pairwise(cuts) if a < b], begun=True)
-        pieces = [_encoded(encoding) for encoding in encodings]
+        pieces = [_encoded(encoding, self._blanks_behind) for encoding in encodings]
         whole = _Encoded(
             np.concatenate([piece.ids for piece in pieces]),
             np.concatenate([piece.starts + start for piece, start in zip(pieces, starts, strict=True)]),
@@ -244,10 +253,15 @@ def _markers(tokenizer: Any) -> list[int]:
     return sorted({*added, *tokenizer.all_special_ids})
 
 
-def _encoded(encoding: Any) -> _Encoded:
-    """Leading blanks belong to the token that follows them: many tokenizers leave them out of the offsets."""
+def _encoded(encoding: Any, blanks_behind: Ids) -> _Encoded:
+    """Leading blanks belong to the token that follows them: many tokenizers leave them out of the offsets.
+
+    So do they with those at a token's end, which are its own: `blanks_behind` has their number, by token.
+    """
     ids, pairs = encoding.ids, encoding.offsets
     offsets = np.fromiter(chain.from_iterable(pairs), np.int32, 2 * len(ids)).reshape(-1, 2)
+    gaps = np.maximum(offsets[1:, 0] - offsets[:-1, 1], 0)
+    offsets[:-1, 1] += np.minimum(gaps, blanks_behind[np.asarray(ids[:-1], np.int64)])
     ends = np.maximum.accumulate(offsets[:, 1])
     reached = np.concatenate([np.zeros(min(1, len(ends)), dtype=np.int32), ends[:-1]])
     starts = np.minimum.accumulate(np.minimum(offsets[:, 0], reached)[::-1])[::-1]
