@@ -1,9 +1,8 @@
 """The operator is killed at its writes, right before one and right after, again and again while it works.
 
-`make test` takes a sample, `make soak` a thousand; SOAK_MOMENTS sets how many.
+`make test` takes each point once, `make soak` a thousand times one; SOAK_MOMENTS sets how many.
 """
 
-import itertools
 import json
 import math
 import os
@@ -63,6 +62,7 @@ WRITES = (
     "PATCH jobs",
     "DELETE jobs",
     "DELETE finetunejobs",
+    LEASE,
 )
 COMES_OF = {
     "POST services": "gang",
@@ -76,7 +76,7 @@ ONCE = ("PATCH events", "PATCH jobs", "DELETE jobs", LEASE)
 """What is rare, or takes its time: once before and once after it will do."""
 POINTS = [
     (write, after, number)
-    for write in (*WRITES, LEASE)
+    for write in WRITES
     for after in (False, True)
     for number in ((1,) if write in ONCE else (1, 2, 3))
 ]
@@ -86,14 +86,7 @@ ATTEMPTS = {
     "queued": (("prepare", "1"), ("prepare", "2"), ("train", "1")),
 }
 _USUAL = (("prepare", "1"), ("train", "1"))
-_BATCH = len(POINTS)
-
-
-def moments(seed: int, count: int) -> list[tuple[str, bool, int]]:
-    """So many points: each of them as often as the others, in an order that the seed decides."""
-    points = list(itertools.islice(itertools.cycle(POINTS), count))
-    random.Random(seed).shuffle(points)
-    return points
+BATCHES = math.ceil(int(os.environ.get("SOAK_MOMENTS", "1000")) / len(POINTS))
 
 
 @contextmanager
@@ -205,11 +198,10 @@ def check(plane: ControlPlane, where: str, names: list[str], undisturbed: dict[s
 def rounds(plane: ControlPlane, seed: int, folder: Path, undisturbed: dict[str, Any]) -> None:
     """A batch of lives in a namespace of their own, and one at the end that nobody disturbs."""
     where = f"killed-{seed}"
-    points = moments(seed, _BATCH)
     with behind(plane, where, folder) as (proxy, operator), nursery(operator) as operators:
         work = Work(plane, where)
         work.add(*KINDS, *KINDS)
-        for point in points:
+        for point in random.Random(seed).sample(POINTS, len(POINTS)):
             live_until_killed(proxy, operators, work, point)
         operators.start()
         deadline = time.monotonic() + 120
@@ -227,7 +219,7 @@ def test_killed_at_every_kind_of_write(plane: ControlPlane, tmp_path: Path, undi
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(1, 1 + math.ceil(int(os.environ.get("SOAK_MOMENTS", "1000")) / _BATCH)))
+@pytest.mark.parametrize("seed", range(1, 1 + BATCHES))
 def test_a_thousand_kills(plane: ControlPlane, seed: int, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     """As above, in another order."""
     rounds(plane, seed, tmp_path, undisturbed)

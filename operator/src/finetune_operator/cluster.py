@@ -42,7 +42,7 @@ class Cluster(Protocol):
     def pages(self, kind: str, namespaces: tuple[str, ...]) -> AsyncIterator[list[Resource]]:
         """All FineTuneJobs, or all Jobs or Pods of ours (`jobs`, `pods`), as long lists as the API server gives.
 
-        A namespace that may not be read is left out, where others or it are named: it may have been deleted.
+        A named namespace that may not be read is left out: it may have been deleted.
         """
 
     async def job(self, key: Key) -> Resource | None:

@@ -70,10 +70,10 @@ class Attempt:
     """Pods that the Job controller has not made yet."""
     waiting_pods: int = 0
     """Pods whose container has not started, with those that are missing."""
-    unstarted: tuple[str, ...] = ()
-    """Uids of the pods that a node has and whose container has not started."""
+    unstarted: str = ""
+    """Uid of a pod that a node has and whose container has not started: the first one."""
     placed: datetime | None = None
-    """When a node took the first of those, as far as the pod says so."""
+    """When a node took that pod, as far as it says so."""
     ending: Ending | None = None
     ended: datetime | None = None
     trouble: Trouble | None = None
@@ -190,7 +190,7 @@ def _attempt(job: Resource, pods: list[Resource], events: dict[str, list[Resourc
     silent = [(since, pod) for pod in current if (since := spans.silent_since(pod))]
     state = State.ENDED if how else min((_state(pod) for pod in [*current, *[None] * missing]), key=_SLOWEST.index)
     waiting = [pod for pod in current if _state(pod) in _WAITING]
-    starting = [pod for pod in waiting if _state(pod) is State.STARTING]
+    unstarted = next((pod for pod in waiting if _state(pod) is State.STARTING), None)
     waits = state in _WAITING
     suspended, queue = bool(job["spec"].get("suspend")), (metadata.get("labels") or {}).get(names.LABEL_QUEUE)
     queued = suspended and queue is not None
@@ -210,8 +210,8 @@ def _attempt(job: Resource, pods: list[Resource], events: dict[str, list[Resourc
         live_pods=sum(gang.live(pod) for pod in pods),
         missing_pods=missing,
         waiting_pods=len(waiting) + missing,
-        unstarted=tuple(_uid(pod) for pod in starting),
-        placed=_placed(starting[0]) if starting else None,
+        unstarted=_uid(unstarted) if unstarted else "",
+        placed=_placed(unstarted) if unstarted else None,
         ending=how,
         ended=_ended(job) if how else None,
         trouble=_trouble(waiting, missing, events, refusals) if waits and not queued else None,

@@ -324,7 +324,7 @@ def untold(facts: Attempt, now: datetime) -> tuple[str, str] | None:
     if facts.state is State.PENDING and facts.missing_pods:
         return facts.uid, queueing.event(facts)
     slow = facts.state is State.STARTING and _waited(facts, now) >= _SLOW_START_SECONDS
-    return (facts.unstarted[0], "") if slow and not facts.trouble else None  # of several pods, one
+    return (facts.unstarted, "") if slow and not facts.trouble else None  # of several pods, one
 
 
 def _waited(facts: Attempt, now: datetime) -> float:

@@ -140,15 +140,13 @@ class Labeller:
         self._inner = tokenizer.backend_tokenizer
         self._inner.no_truncation()
         self._inner.no_padding()
-        markers = _markers(tokenizer)
+        vocabulary, markers = self._inner.get_vocab(), _markers(tokenizer)
+        size = 1 + max([*vocabulary.values(), *markers])
         self._markers = np.array(markers, dtype=np.int32)
-        self._is_marker = np.zeros(max([self._inner.get_vocab_size(), *(marker + 1 for marker in markers)]), np.bool_)
+        self._is_marker = np.zeros(size, np.bool_)
         self._is_marker[self._markers] = True
         self._end = tokenizer.eos_token_id
-        vocabulary = self._inner.get_vocab()
-        self._blanks_behind = np.zeros(
-            max([len(self._is_marker), *(number + 1 for number in vocabulary.values())]), np.int32
-        )
+        self._blanks_behind = np.zeros(size, np.int32)
         for token, number in vocabulary.items():
             self._blanks_behind[number] = len(token) - len(token.rstrip(_BLANK)) if token.strip(_BLANK) else 0
 
