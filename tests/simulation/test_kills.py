@@ -78,7 +78,7 @@ POINTS = [
     (write, after, number)
     for write in WRITES
     for after in (False, True)
-    for number in ((1,) if write in ONCE else (1, 2, 3))
+    for number in ((1,) if write in ONCE else (1, 2, 3, 4))
 ]
 """A kind of write, whether the API server has done it, and the how many-th of a process's life it is."""
 ATTEMPTS = {
