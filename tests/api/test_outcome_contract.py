@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from finetune_api.outcome import Artifact, DatasetReport, ExitCode, FollowUp, Outcome, Reason
 
@@ -53,3 +54,14 @@ def test_any_message_fits(reason: Reason, message: str, hint: str) -> None:
     assert (back.reason, back.artifact, back.dataset, back.loss_before) == (reason, artifact, report, 1.5)
     assert back.metrics_before == back.metrics_after == metrics
     assert message.startswith(back.message.removesuffix(" ..."))
+
+
+def test_what_a_newer_trainer_says_is_read() -> None:
+    """A rolled back operator takes the verdict of a trainer that says more than it knows; it makes no such one."""
+    artifact = Artifact(uri="s3://a/b", manifest_sha256="0" * 64, bytes=1, files=2)
+    outcome = Outcome(reason=Reason.PUBLISHED, message="done", artifact=artifact)
+    said = json.loads(outcome.to_termination_message())
+    said |= {"novelty": {"a": 1}, "artifact": {**said["artifact"], "novelty": 2}}
+    assert Outcome.from_termination_message(json.dumps(said)) == outcome
+    with pytest.raises(ValidationError, match="novelty"):
+        Outcome.model_validate(said)

@@ -77,6 +77,7 @@ def test_status_tells_the_numbers(finished: Any) -> None:
     status = job["status"]
 
     assert (status["progress"]["percentage"], status["progress"]["step"]) == ("100%", 12)
+    assert float(status["progress"]["loss"]) > 0
     assert (status["dataset"]["rows"], status["dataset"]["evaluationRows"]) == (32, 8)
     assert 0 < status["dataset"]["trainedTokens"] < status["dataset"]["tokens"]
     assert float(status["evaluation"]["lossAfter"]) < float(status["evaluation"]["lossBefore"])

@@ -42,6 +42,8 @@ def test_outcome_says_what_was_published(finished: tuple[Path, Outcome]) -> None
     assert outcome.loss_before is not None
     assert outcome.loss_after is not None
     assert outcome.loss_after < outcome.loss_before - 0.1
+    logged = [json.loads(line) for line in (folder / "work" / "metrics.jsonl").read_text().splitlines()]
+    assert [outcome.loss] == [entry["loss"] for entry in logged if "loss" in entry and entry["step"] == 6]
     assert (outcome.peak_memory_bytes or 0) > 10**8
 
 

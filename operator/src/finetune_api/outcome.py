@@ -149,7 +149,7 @@ _FOLLOW_UPS = {
 
 
 class _Document(BaseModel):
-    """A JSON document between two of our own processes: camelCase on the wire, no unknown fields."""
+    """A JSON document between two of our own processes: camelCase on the wire, made with known fields only."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
 
@@ -204,6 +204,8 @@ class Outcome(_Document):
     """The step that this session began with, 0 without a checkpoint; None where it never came to training."""
     artifact: Artifact | None = None
     dataset: DatasetReport | None = None
+    loss: float | None = None
+    """Training loss of the last logged step."""
     loss_before: float | None = None
     """Evaluation loss (mean NLL per trained token, nats) of the base model."""
     loss_after: float | None = None
@@ -232,8 +234,12 @@ class Outcome(_Document):
 
     @classmethod
     def from_termination_message(cls, text: str) -> Self:
-        """Read what `to_termination_message` wrote; raises pydantic.ValidationError for anything else."""
-        return cls.model_validate_json(text)
+        """Read what `to_termination_message` wrote, of a newer version, too, whose further fields are left out.
+
+        Raises:
+            pydantic.ValidationError: For anything else.
+        """
+        return cls.model_validate_json(text, extra="ignore")
 
 
 def _cut(text: str, limit: int) -> str:

@@ -199,8 +199,8 @@ def show_outcome(status: Status, outcome: Outcome) -> None:
         status.memory = (status.memory or MemoryStatus()).model_copy(update=known)
     if status.artifact:
         reached = status.progress or ProgressStatus()
-        total = reached.total_steps or outcome.step
-        status.progress = reached.model_copy(update={"percentage": "100%", "step": outcome.step, "total_steps": total})
+        end = {"percentage": "100%", "step": outcome.step, "total_steps": reached.total_steps or outcome.step}
+        status.progress = reached.model_copy(update={**end, "loss": _decimal(outcome.loss) or reached.loss})
 
 
 def duration(seconds: int) -> str:

@@ -57,6 +57,7 @@ def execute(session: Session) -> Outcome:
         step=fitted.step,
         artifact=finished.artifact if finished else None,
         dataset=inputs.report,
+        loss=reporter.progress.loss,
         loss_before=fitted.before.loss if fitted.before else None,
         loss_after=fitted.after.loss if fitted.after else None,
         loss_merged=merged.loss if merged else None,

@@ -1,12 +1,12 @@
-"""What a task measures reaches the status as decimal strings, next to the losses."""
+"""What a trainer proves of its end reaches the status: losses and metrics as decimal strings, the last step's loss."""
 
 import math
 
 import pytest
 from pydantic import ValidationError
 
-from finetune_api.outcome import Outcome, Reason
-from finetune_api.status import EvaluationStatus, Status
+from finetune_api.outcome import Artifact, Outcome, Reason
+from finetune_api.status import EvaluationStatus, ProgressStatus, Status
 from finetune_operator.report import show_outcome
 
 
@@ -45,3 +45,22 @@ def test_the_status_is_bounded() -> None:
         EvaluationStatus(metrics_after={str(number): "1" for number in range(9)})
     with pytest.raises(ValidationError):
         Outcome(reason=Reason.PUBLISHED, message="", metrics_after={str(number): 1.0 for number in range(9)})
+
+
+ADAPTER = Artifact(uri="s3://adapters/a", manifest_sha256="0" * 64, bytes=1, files=1)
+
+
+@pytest.mark.parametrize(
+    ("heard", "said", "shown_at_the_end"),
+    [(None, 0.25, "0.2500"), ("0.9000", 0.25, "0.2500"), ("0.9000", None, "0.9000"), (None, None, None)],
+    ids=["nobody listened", "the last word counts", "an earlier trainer image", "nothing was trained"],
+)
+def test_the_loss_of_the_last_step_is_shown(
+    heard: str | None, said: float | None, shown_at_the_end: str | None
+) -> None:
+    """It needs nobody who listened while the job trained: the trainer says it again at its end."""
+    status = Status(progress=ProgressStatus(step=50, total_steps=60).model_copy(update={"loss": heard}))
+    show_outcome(status, Outcome(reason=Reason.PUBLISHED, message="", step=60, artifact=ADAPTER, loss=said))
+    assert status.progress is not None
+    assert status.progress.loss == shown_at_the_end
+    assert (status.progress.percentage, status.progress.step, status.progress.total_steps) == ("100%", 60, 60)
