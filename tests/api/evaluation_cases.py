@@ -79,6 +79,14 @@ REFUSED = [
     Case("a factory for a quantized base", _job("extensions: {model: mine}"), "spec.extensions.model"),
     Case("an unknown tracker", _job("training: {trackers: [{type: Comet}]}"), "spec.training.trackers"),
     Case("a tracker twice", _job("training: {trackers: [{type: WandB}, {type: WandB}]}"), "spec.training.trackers"),
+    *(
+        Case(
+            f"W&B's project {name}",
+            _job(f"training: {{trackers: [{{type: WandB, project: {name}}}]}}"),
+            "spec.training.trackers",
+        )
+        for name in ("team/", "team/support/bot", "team//bot")
+    ),
     Case("MLflow without a server", _job("training: {trackers: [{type: MLflow}]}"), "spec.training.trackers"),
     Case(
         "a project of TensorBoard's",

@@ -165,7 +165,10 @@ def test_where_the_clients_report_to() -> None:
 
     assert found["MLflow"]["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:9/"
     assert found["MLflow"]["MLFLOW_EXPERIMENT_NAME"] == "support"
-    assert (found["WandB"]["WANDB_PROJECT"], found["WandB"]["WANDB_RUN_ID"]) == ("team/support", "u1")
+    assert (found["WandB"]["WANDB_PROJECT"], found["WandB"]["WANDB_RUN_ID"]) == ("support", "u1")
+    assert found["WandB"]["WANDB_ENTITY"] == "team"
+    alone = tracking.environment(Tracker(type="WandB", project="support"), WorkDir(Path("/w")), "u1")
+    assert (alone["WANDB_PROJECT"], "WANDB_ENTITY" in alone) == ("support", False)  # a Secret may name it
     assert "WANDB_BASE_URL" not in found["WandB"]
     assert found["Trackio"]["TRACKIO_DIR"].startswith("/w/")
 

@@ -42,6 +42,11 @@ class TrackerType(StrEnum):
     TRACKIO = "Trackio"
 
 
+def _is_of_wandb(project: str) -> bool:
+    """W&B's own names of projects hold no slash; one parts them from the entity (a user or a team)."""
+    return all(project.split("/")) and project.count("/") < 2
+
+
 class Tracker(Object):
     """One place that the numbers of a run go to."""
 
@@ -58,6 +63,12 @@ class Tracker(Object):
             message="type MLflow needs the uri of a tracking server: what it writes to the pod's disk is lost",
             field="uri",
         ),
+        Rule(
+            cel="self.type != 'WandB' || !has(self.project) || self.project.matches('^[^/]+(/[^/]+)?$')",
+            holds=lambda t: t.type is not TrackerType.WANDB or t.project is None or _is_of_wandb(t.project),
+            message="type WandB takes a project, or entity/project",
+            field="project",
+        ),
     )
     type: Annotated[TrackerType, Field(strict=False)]
     """TensorBoard (files in the bucket), MLflow, WandB, Trackio; the last three need their package in the image."""
@@ -66,7 +77,7 @@ class Tracker(Object):
     project: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._/-]*$", min_length=1, max_length=128)] | None = (
         None
     )
-    """Project, or MLflow's experiment; unset means the tracker's own default."""
+    """Project, or MLflow's experiment; for WandB also entity/project. Unset means the tracker's own default."""
     secret_name: ObjectName | None = None
     """Secret whose keys become environment variables of the trainer, for instance WANDB_API_KEY."""
 

@@ -24,8 +24,14 @@ _SERVERS = {
     TrackerType.WANDB: "WANDB_BASE_URL",
     TrackerType.TRACKIO: "TRACKIO_SERVER_URL",
 }
-_PROJECTS = {TrackerType.MLFLOW: "MLFLOW_EXPERIMENT_NAME", TrackerType.WANDB: "WANDB_PROJECT"}
-"""Trackio's is an argument of the Trainer."""
+
+_PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "WANDB_INIT_TIMEOUT": "30",
+}
+"""Seconds and tries, unless a Secret or the image says otherwise. GPUs wait meanwhile, and MLflow's own eight tries of
+120 s are longer than the time after which a run counts as hung."""
 
 
 def trackers(session: Session) -> list[Any]:
@@ -59,10 +65,19 @@ def environment(tracker: Tracker, work: WorkDir, uid: str) -> dict[str, str]:
         "WANDB_RUN_ID": uid,
         "WANDB_RESUME": "allow",
     }
-    for names, value in ((_SERVERS, tracker.uri), (_PROJECTS, tracker.project)):
-        if tracker.type in names and value:
-            variables[names[tracker.type]] = value
-    return variables
+    if tracker.type in _SERVERS and tracker.uri:
+        variables[_SERVERS[tracker.type]] = tracker.uri
+    return variables | _project(tracker)
+
+
+def _project(tracker: Tracker) -> dict[str, str]:
+    """Trackio's is an argument of the Trainer."""
+    if tracker.project and tracker.type is TrackerType.MLFLOW:
+        return {"MLFLOW_EXPERIMENT_NAME": tracker.project}
+    if tracker.project and tracker.type is TrackerType.WANDB:
+        *entity, name = tracker.project.split("/")
+        return {"WANDB_PROJECT": name} | ({"WANDB_ENTITY": entity[0]} if entity else {})
+    return {}
 
 
 class _Mute:
@@ -94,7 +109,7 @@ class _Tracked(Guarded):
 
 
 def _tracker(tracker: Tracker, session: Session) -> _Tracked | None:
-    os.environ |= environment(tracker, session.work, session.run.uid)
+    os.environ |= _PATIENCE | os.environ | environment(tracker, session.work, session.run.uid)
     mute = _Mute(tracker.type, session)
     try:
         return _Tracked(_CALLBACKS[tracker.type](), mute)
