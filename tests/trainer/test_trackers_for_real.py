@@ -69,7 +69,8 @@ def ask(url: str, body: dict[str, Any] | None = None) -> Any:
 def serving(command: list[str], cwd: Path, url: str) -> Iterator[None]:
     """A server of our own, once it answers; its whole process group ends with it."""
     with (cwd / "server.log").open("w") as log:
-        server = subprocess.Popen(command, cwd=cwd, stdout=log, stderr=log, start_new_session=True)
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # seven processes more
+        server = subprocess.Popen(command, cwd=cwd, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         deadline = time.monotonic() + 300
         while True:
@@ -82,12 +83,8 @@ def serving(command: list[str], cwd: Path, url: str) -> Iterator[None]:
         yield
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(20)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGKILL)
+            os.killpg(server.pid, signal.SIGKILL)  # on SIGTERM it may linger, and nothing of it is kept
+        server.wait()
 
 
 @pytest.fixture(scope="module")
