@@ -170,7 +170,7 @@ def test_wandb_would_send_each_loss(tracked: Path) -> None:
 
 
 def test_a_server_that_never_answers_is_asked_three_times(image: Path, model: Path, tmp_path: Path) -> None:
-    """MLflow's client would ask eight times for two minutes each, and training would count as hung."""
+    """MLflow's client would ask eight times, for two minutes each, while the GPUs wait."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(1)
         port = silent.getsockname()[1]

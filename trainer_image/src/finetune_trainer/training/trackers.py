@@ -24,14 +24,13 @@ _SERVERS = {
     TrackerType.WANDB: "WANDB_BASE_URL",
     TrackerType.TRACKIO: "TRACKIO_SERVER_URL",
 }
-
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "WANDB_INIT_TIMEOUT": "30",
 }
-"""Seconds and tries, unless a Secret or the image says otherwise. GPUs wait meanwhile, and MLflow's own eight tries of
-120 s are longer than the time after which a run counts as hung."""
+"""Seconds and tries, unless a Secret or the image says otherwise: GPUs wait meanwhile, and MLflow's own are eight tries
+of 120 s."""
 
 
 def trackers(session: Session) -> list[Any]:
